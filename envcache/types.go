@@ -1,0 +1,83 @@
+// Package envcache maps a key to a ready directory: built once, in place, by
+// whoever asks first, and correct through crashes of any of its users. It knows
+// no language and starts no process; what to build comes in as a Builder.
+package envcache
+
+import (
+	"context"
+	"io"
+	"time"
+)
+
+// KeyInput is one named, printable input of a key. Values hold no credentials;
+// long contents come as "sha256:<hex>".
+type KeyInput struct {
+	Name  string `json:"name"`
+	Value string `json:"value"`
+}
+
+// Key identifies an environment: 128 bits of the SHA-256 over its inputs, in
+// lower-case base32 (26 characters). Make one with NewKey.
+type Key struct {
+	ID     string
+	Inputs []KeyInput
+}
+
+// Interpreter is what an environment was built with. A zero Path means that
+// the environment depends on none.
+type Interpreter struct {
+	Path    string `json:"path"`
+	Version string `json:"version"`
+	ABI     string `json:"abi"`
+}
+
+// Builder makes one environment. Its methods are called by at most one
+// goroutine of one process at a time for a given key.
+type Builder interface {
+	// Interpreter is what the environment will depend on.
+	Interpreter() Interpreter
+	// Probe asks the interpreter at path for its identity now. It is called only when
+	// the interpreter's stat differs from the recorded one.
+	Probe(ctx context.Context, path string) (Interpreter, error)
+	// Build fills dir, which exists, is empty and will never be moved. log takes
+	// the installer's output; phase (never nil) names what is being done.
+	Build(ctx context.Context, dir string, log io.Writer, phase func(string)) (Built, error)
+	// Check is the smoke check of a finished build, run before it is published.
+	Check(ctx context.Context, dir string) error
+}
+
+// Built is what a Builder reports of a finished build.
+type Built struct {
+	Resolved  []string // what was installed, "name==version", sorted
+	Locked    bool     // a lock file or hashes decided the versions
+	Sentinels []string // files below dir (relative) whose absence means damage
+}
+
+// State says how an environment came to be at hand.
+type State string
+
+const (
+	Hit    State = "hit"    // it was there
+	Fresh  State = "built"  // this call built it
+	Waited State = "waited" // another process or goroutine built it meanwhile
+)
+
+// Progress is one step of an Acquire that is not a hit.
+type Progress struct {
+	Phase   string        // "waiting", "building", or the builder's own phase
+	Holder  string        // while waiting: host, pid and phase of the builder
+	Line    string        // last line of the installer's output, may be empty
+	Log     string        // path of the build log
+	Elapsed time.Duration // since the Acquire began
+}
+
+// Env is a ready environment, held against removal until Close.
+type Env struct {
+	Key      Key
+	State    State
+	Root     string // store root
+	Dir      string // the generation: the environment's root
+	Built    Built
+	Resolved string // digest of Built.Resolved: "sha256:<hex>"
+	// unexported: the .use lock
+}

@@ -1,0 +1,2 @@
+// Package redact masks secret values in byte streams.
+package redact

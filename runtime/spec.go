@@ -1,0 +1,121 @@
+// Package runtime says what a runtime is: its specification, its versions,
+// version constraints and the template variables of its commands. It knows
+// nothing about the machine it runs on; detect finds interpreters, recipe
+// builds environments.
+//
+// Never import it beside the standard library's runtime in one file.
+package runtime
+
+import "regexp"
+
+// Spec describes one runtime. The zero value runs nothing.
+type Spec struct {
+	Name    string   // canonical, lower case: "python"; a pack's own: "<pack>.<name>"
+	Aliases []string // other names, matched without case
+	Origin  string   // "built-in", or the file the spec was read from
+
+	Verification Verification
+	Interpreter  Launch
+	Environment  *Environment // nil: the runtime never needs one
+	Dependencies *Dependencies
+	EnvVars      []EnvVar // in name order
+	Inline       Inline
+	Versions     []Version
+}
+
+// Verification says how to find the runtime's interpreter and read its version.
+type Verification struct {
+	// AlwaysAvailable runtimes need no interpreter (native).
+	AlwaysAvailable bool
+	Probes          []Probe  // in ascending priority
+	Locations       []string // absolute globs beside PATH; "~/" is the home directory
+}
+
+// Probe is one way to verify an interpreter: run Binary with Args, expect
+// ExitCode, and match Pattern against stdout followed by stderr. The pattern's
+// group "version" (else group 1) is the version, its group "abi" the ABI tag.
+type Probe struct {
+	Binary   string
+	Args     []string
+	ExitCode int
+	Pattern  *regexp.Regexp
+	Priority int
+}
+
+// Launch is how an interpreter runs a file.
+type Launch struct {
+	Binary         string
+	Args           []string // templates, placed between interpreter and file
+	FileExtensions []string // with the dot: ".py"
+}
+
+// Environment says how dependencies are isolated.
+type Environment struct {
+	Type            string     // names a recipe: virtualenv, node_modules, gomod, …, commands
+	CreateCommands  [][]string // argv templates, for type "commands"
+	InterpreterPath string     // template; empty means the base interpreter
+}
+
+// Dependencies names what decides an environment's content.
+type Dependencies struct {
+	ManifestFiles   []string // first that exists is the manifest
+	LockFiles       []string
+	InstallCommands [][]string // argv templates, for type "commands"
+}
+
+// Operation says how an EnvVar meets the value that is already there.
+type Operation string
+
+const (
+	Set     Operation = "set"
+	Prepend Operation = "prepend"
+	Append  Operation = "append"
+)
+
+// EnvVar is one environment variable of a runtime or environment. Prepend and
+// Append join with the child's effective value and drop the separator when
+// either side is empty. An empty Separator means the path-list separator.
+type EnvVar struct {
+	Name      string
+	Value     string // a template
+	Operation Operation
+	Separator string
+}
+
+// Inline says how code without a file is run.
+type Inline struct {
+	Strategy           string   // "direct" (-c) or "temp_file"
+	Args               []string // for direct: what precedes the code, e.g. ["-c"]
+	Extension          string   // for temp_file, with the dot
+	InjectShellHelpers bool
+}
+
+// Version is a version-specific overlay of its Spec. Nil and empty fields
+// inherit.
+type Version struct {
+	Version      string // a constraint: "3.12" means 3.12.x
+	Default      bool
+	Verification *Verification
+	Interpreter  *Launch
+	Environment  *Environment
+	Dependencies *Dependencies
+	EnvVars      []EnvVar
+	Inline       *Inline
+}
+
+// Interpreter is one verified interpreter of some machine. Path is the real
+// binary, never a shim. A runtime that needs none has an empty Path.
+type Interpreter struct {
+	Runtime string `json:"runtime"`
+	Path    string `json:"path"`
+	Version string `json:"version"`
+	ABI     string `json:"abi,omitempty"`
+	// OnPath is true for the interpreter that PATH names first.
+	OnPath bool `json:"on_path,omitempty"`
+}
+
+// Vars are the values of the template variables {pack_dir} {env_dir}
+// {interpreter} {action_file} {manifest_path}.
+type Vars struct {
+	PackDir, EnvDir, Interpreter, ActionFile, ManifestPath string
+}

@@ -1,0 +1,283 @@
+// Package detect finds the interpreters this machine has: it looks where PATH and the runtimes' specs say,
+// resolves version managers' shims to the real binaries, verifies each by a probe, and remembers the answers.
+package detect
+
+import (
+	"cmp"
+	"context"
+	"fmt"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"time"
+
+	"golang.org/x/sync/errgroup"
+
+	"github.com/attune-run/attune/runtime"
+)
+
+// Options say where to look. The zero value looks nowhere.
+type Options struct {
+	Path      string            // a PATH value
+	Home      string            // what "~/" in a spec's locations means
+	Dir       string            // working directory: version managers read files from here upwards
+	Env       map[string]string // variables version managers read, PYENV_VERSION for one; may be nil
+	CacheFile string            // where verified interpreters are remembered; empty, or unwritable, remembers nothing
+	Timeout   time.Duration     // of one probe; zero means 2 s
+}
+
+// Detector finds interpreters. It is safe for concurrent use.
+type Detector struct {
+	opt    Options
+	memory *memory
+}
+
+const (
+	defaultTimeout = 2 * time.Second
+	parallelProbes = 8
+)
+
+// New makes a detector; it touches nothing yet.
+func New(opt Options) *Detector {
+	if opt.Timeout == 0 {
+		opt.Timeout = defaultTimeout
+	}
+	return &Detector{opt: opt, memory: &memory{file: opt.CacheFile}}
+}
+
+// NotFoundError says what was looked for and what was there instead.
+type NotFoundError struct {
+	Runtime    string
+	Constraint string
+	Found      []runtime.Interpreter // verified, of versions that do not satisfy
+	Probed     []string              // "path: why not", or the places that hold nothing
+}
+
+// Error lists every version found, or every place that was probed.
+func (e *NotFoundError) Error() string {
+	if len(e.Found) > 0 {
+		list := make([]string, len(e.Found))
+		for i, f := range e.Found {
+			list[i] = fmt.Sprintf("%s (%s)", cmp.Or(f.Version, "unknown version"), f.Path)
+		}
+		return fmt.Sprintf("no %s here satisfies %q; there are %s", e.Runtime, e.Constraint, strings.Join(list, ", "))
+	}
+	return fmt.Sprintf("no %s was found; probed: %s", e.Runtime, strings.Join(e.Probed, "; "))
+}
+
+// All finds every interpreter of the given runtimes, in the order of runtimes, then best first. Finding none
+// is no error; only an ended context is.
+func (d *Detector) All(ctx context.Context, specs []*runtime.Spec) ([]runtime.Interpreter, error) {
+	perSpec := make([]survey, len(specs))
+	var group errgroup.Group
+	group.SetLimit(parallelProbes)
+	for i, spec := range specs {
+		group.Go(func() error {
+			perSpec[i] = d.survey(ctx, spec, nil)
+			return nil
+		})
+	}
+	_ = group.Wait()
+	d.memory.save()
+	var all []runtime.Interpreter
+	for _, s := range perSpec {
+		all = append(all, s.interpreters()...)
+	}
+	return all, context.Cause(ctx)
+}
+
+// Find is the best interpreter of a runtime: among the verified ones that satisfy the constraint, those of the
+// most preferred probe, and of these the highest version; without a constraint the spec's default version comes
+// first. The error is a *NotFoundError or a *runtime.ConstraintError.
+func (d *Detector) Find(ctx context.Context, spec *runtime.Spec, constraint string) (runtime.Interpreter, error) {
+	if _, err := runtime.ParseConstraint(constraint); err != nil {
+		return runtime.Interpreter{}, err
+	}
+	if spec.Verification.AlwaysAvailable {
+		return runtime.Interpreter{Runtime: spec.Name, OnPath: true}, nil
+	}
+	s := d.survey(ctx, spec, nil)
+	d.memory.save()
+	if err := context.Cause(ctx); err != nil {
+		return runtime.Interpreter{}, err
+	}
+	for _, tier := range s.tiers() {
+		if best, ok := choose(spec, tier, constraint); ok {
+			return best, nil
+		}
+	}
+	return runtime.Interpreter{}, &NotFoundError{Runtime: spec.Name, Constraint: constraint, Found: s.interpreters(), Probed: s.probed()}
+}
+
+// First is the interpreter that PATH names first; where PATH names none it is what Find finds. A script that is
+// run by hand expects the interpreter its user would get.
+func (d *Detector) First(ctx context.Context, spec *runtime.Spec) (runtime.Interpreter, error) {
+	s := d.survey(ctx, spec, func(c candidate) bool { return c.onPath })
+	d.memory.save()
+	for _, tier := range s.tiers() {
+		return tier[0], nil
+	}
+	return d.Find(ctx, spec, "")
+}
+
+// Verify probes one given binary.
+func (d *Detector) Verify(ctx context.Context, spec *runtime.Spec, path string) (runtime.Interpreter, error) {
+	target, err := realBinary(path)
+	if err != nil {
+		return runtime.Interpreter{}, &NotFoundError{Runtime: spec.Name, Probed: []string{err.Error()}}
+	}
+	var reasons []string
+	for _, probe := range spec.Verification.Probes {
+		found := d.verify(ctx, spec, candidate{path: path, target: target, probe: probe})
+		if found.reason == "" {
+			d.memory.save()
+			return found.interpreter, nil
+		}
+		reasons = append(reasons, path+": "+found.reason)
+	}
+	d.memory.save()
+	return runtime.Interpreter{}, &NotFoundError{Runtime: spec.Name, Probed: slices.Compact(reasons)}
+}
+
+// choose ranks one tier of interpreters.
+func choose(spec *runtime.Spec, tier []runtime.Interpreter, constraint string) (runtime.Interpreter, bool) {
+	versions := make([]string, len(tier))
+	for i, t := range tier {
+		versions[i] = t.Version
+	}
+	best, err := spec.Rank(versions, constraint)
+	if err != nil {
+		return runtime.Interpreter{}, false
+	}
+	return tier[slices.Index(versions, best)], true
+}
+
+// survey is what was found of one runtime.
+type survey struct {
+	spec    *runtime.Spec
+	results []result
+	places  []string // where nothing lay
+}
+
+type result struct {
+	candidate   candidate
+	interpreter runtime.Interpreter
+	reason      string // why it is none; empty when it was verified
+}
+
+// survey verifies every candidate of a spec that wanted accepts; nil accepts all.
+func (d *Detector) survey(ctx context.Context, spec *runtime.Spec, wanted func(candidate) bool) survey {
+	s := survey{spec: spec}
+	if spec.Verification.AlwaysAvailable {
+		s.results = []result{{interpreter: runtime.Interpreter{Runtime: spec.Name, OnPath: true}}}
+		return s
+	}
+	candidates := d.candidates(spec)
+	if wanted != nil {
+		candidates = slices.DeleteFunc(candidates, func(c candidate) bool { return !wanted(c) })
+	}
+	s.places = d.places(spec)
+	s.results = make([]result, len(candidates))
+	var group errgroup.Group
+	group.SetLimit(parallelProbes)
+	for i, c := range candidates {
+		group.Go(func() error {
+			s.results[i] = d.verify(ctx, spec, c)
+			return nil
+		})
+	}
+	_ = group.Wait()
+	return s
+}
+
+// tiers are the verified interpreters grouped by their probe's priority, each in candidates' order.
+func (s survey) tiers() [][]runtime.Interpreter {
+	byPriority := map[int][]runtime.Interpreter{}
+	var priorities []int
+	for _, r := range s.results {
+		if r.reason != "" {
+			continue
+		}
+		p := r.candidate.probe.Priority
+		if _, ok := byPriority[p]; !ok {
+			priorities = append(priorities, p)
+		}
+		byPriority[p] = append(byPriority[p], r.interpreter)
+	}
+	slices.Sort(priorities)
+	tiers := make([][]runtime.Interpreter, len(priorities))
+	for i, p := range priorities {
+		tiers[i] = byPriority[p]
+	}
+	return tiers
+}
+
+// interpreters are all verified ones, best first.
+func (s survey) interpreters() []runtime.Interpreter {
+	var all []runtime.Interpreter
+	for _, tier := range s.tiers() {
+		slices.SortStableFunc(tier, func(a, b runtime.Interpreter) int { return runtime.CompareVersions(b.Version, a.Version) })
+		all = append(all, tier...)
+	}
+	return all
+}
+
+func (s survey) probed() []string {
+	var all []string
+	for _, r := range s.results {
+		if r.reason != "" {
+			all = append(all, r.candidate.path+": "+r.reason)
+		}
+	}
+	if len(all) == 0 {
+		return s.places
+	}
+	return all
+}
+
+// places name where a spec is looked for, for people.
+func (d *Detector) places(spec *runtime.Spec) []string {
+	var names []string
+	for _, probe := range spec.Verification.Probes {
+		names = append(names, probe.Binary)
+	}
+	slices.Sort(names)
+	all := []string{strings.Join(slices.Compact(names), ", ") + " in PATH (" + d.opt.Path + ")"}
+	return append(all, spec.Verification.Locations...)
+}
+
+// Restrict keeps the runtimes that list names, by name or alias in any case, separated by commas or blanks. An
+// empty list keeps all. unknown are the names that fit none.
+func Restrict(specs []*runtime.Spec, list string) (kept []*runtime.Spec, unknown []string) {
+	names := strings.FieldsFunc(list, func(r rune) bool { return r == ',' || r == ' ' || r == '\t' || r == '\n' })
+	if len(names) == 0 {
+		return specs, nil
+	}
+	for _, name := range names {
+		if !slices.ContainsFunc(specs, func(s *runtime.Spec) bool { return s.Is(name) }) {
+			unknown = append(unknown, name)
+		}
+	}
+	for _, spec := range specs {
+		if slices.ContainsFunc(names, spec.Is) {
+			kept = append(kept, spec)
+		}
+	}
+	return kept, unknown
+}
+
+// isExecutable tells whether path leads to a file that may be run.
+func isExecutable(path string) bool {
+	info, err := os.Stat(path)
+	return err == nil && info.Mode().IsRegular() && info.Mode()&0o111 != 0
+}
+
+// realBinary follows links to the binary itself. A virtual environment's python stays what it is: the
+// link beside pyvenv.cfg is what makes it one (PEP 405).
+func realBinary(path string) (string, error) {
+	if _, err := os.Stat(filepath.Join(filepath.Dir(filepath.Dir(path)), "pyvenv.cfg")); err == nil {
+		return path, nil
+	}
+	return filepath.EvalSymlinks(path)
+}

@@ -1,0 +1,89 @@
+package detect
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"time"
+
+	"github.com/attune-run/attune/proc"
+	"github.com/attune-run/attune/runtime"
+)
+
+// errProbeTimeout is the cause of a probe's context that ran out of time.
+var errProbeTimeout = errors.New("no answer in time")
+
+// verify asks the memory, then the binary itself.
+func (d *Detector) verify(ctx context.Context, spec *runtime.Spec, c candidate) result {
+	r := result{candidate: c}
+	id, err := identify(c)
+	if err != nil {
+		r.reason = err.Error()
+		return r
+	}
+	answer, known := d.memory.get(id)
+	if !known {
+		if answer, err = d.ask(ctx, c); err != nil {
+			r.reason = err.Error()
+			return r // not remembered: it may have been the machine's fault
+		}
+		d.memory.put(id, answer)
+	}
+	r.reason = answer.Reason
+	r.interpreter = runtime.Interpreter{Runtime: spec.Name, Path: c.target, Version: answer.Version, ABI: answer.ABI, OnPath: c.onPath}
+	return r
+}
+
+// ask runs the probe. An error is a failure that says nothing about the binary, a time-out for one.
+func (d *Detector) ask(ctx context.Context, c candidate) (answer, error) {
+	ctx, cancel := context.WithTimeoutCause(ctx, d.opt.Timeout, errProbeTimeout)
+	defer cancel()
+	var stdout, stderr bytes.Buffer
+	exit, err := proc.Run(ctx, proc.Spec{
+		Argv: append([]string{c.target}, c.probe.Args...), Dir: "/",
+		Env:    []string{"PATH=" + d.opt.Path, "HOME=" + d.opt.Home, "LANG=C", "LC_ALL=C", "GOTOOLCHAIN=local"},
+		Stdout: &bounded{&stdout}, Stderr: &bounded{&stderr}, Grace: 100 * time.Millisecond,
+	})
+	switch {
+	case errors.Is(err, os.ErrPermission) || errors.Is(err, os.ErrNotExist):
+		return answer{Reason: err.Error()}, nil
+	case err != nil:
+		return answer{}, err
+	case errors.Is(exit.Cause, errProbeTimeout):
+		return answer{}, fmt.Errorf("no answer within %s", d.opt.Timeout)
+	case exit.Cause != nil:
+		return answer{}, exit.Cause
+	case exit.Code != c.probe.ExitCode:
+		return answer{Reason: fmt.Sprintf("the probe exited with %d", exit.Code)}, nil
+	}
+	return match(c.probe, append(stdout.Bytes(), stderr.Bytes()...)), nil
+}
+
+func match(probe runtime.Probe, output []byte) answer {
+	groups := probe.Pattern.FindSubmatch(output)
+	if groups == nil {
+		return answer{Reason: fmt.Sprintf("the probe's answer does not match %s", probe.Pattern)}
+	}
+	var a answer
+	version, abi := probe.Pattern.SubexpIndex("version"), probe.Pattern.SubexpIndex("abi")
+	if version < 0 && len(groups) > 1 && abi != 1 {
+		version = 1
+	}
+	if version >= 0 {
+		a.Version = string(groups[version])
+	}
+	if abi >= 0 {
+		a.ABI = string(groups[abi])
+	}
+	return a
+}
+
+// bounded keeps the first 16 KiB of an answer.
+type bounded struct{ b *bytes.Buffer }
+
+func (w *bounded) Write(p []byte) (int, error) {
+	w.b.Write(p[:min(len(p), max(0, 16<<10-w.b.Len()))])
+	return len(p), nil
+}

@@ -1,0 +1,153 @@
+package proc
+
+import (
+	"context"
+	"errors"
+	"syscall"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// DefaultGrace lies between SIGTERM and SIGKILL when a Spec names no other.
+const DefaultGrace = 10 * time.Second
+
+// Run starts the child, supervises it, and returns when nothing is left of it: no process, no goroutine, no
+// pipe. A non-zero exit is an Exit; an error, a *StartError, means that there was no child.
+//
+// When ctx ends, the child's process group gets SIGTERM and, after the grace, SIGKILL; Exit.Cause is then the
+// context's cause. A writer that blocks applies back-pressure; one that still blocks when the
+// context has ended and the child is gone is abandoned: no further Write is made.
+func Run(ctx context.Context, spec Spec) (Exit, error) {
+	begun := time.Now()
+	harden()
+	child, err := start(&spec)
+	if err != nil {
+		return Exit{}, err
+	}
+	exit := Exit{Spawn: time.Since(begun)}
+	defer children.forget(child)
+	child.streams.start(&spec)
+	if spec.Started != nil {
+		spec.Started(child.pid)
+	}
+	ended := make(chan struct{})
+	go func() {
+		defer close(ended)
+		child.await()
+	}()
+	exit.Cause = child.supervise(ctx, &spec, ended)
+	child.streams.drain(ctx)
+	exit.Leftovers = child.killRest()
+	child.reap(&exit)
+	exit.Run = time.Since(begun) - exit.Spawn
+	return exit, nil
+}
+
+// supervise waits until the leader has ended, and sees to it that it does. It returns why it had to.
+func (c *child) supervise(ctx context.Context, spec *Spec, ended <-chan struct{}) (cause error) {
+	select {
+	case <-ended:
+		return nil
+	case <-ctx.Done():
+		select {
+		case <-ended: // by itself, at the same time
+			return nil
+		default:
+		}
+		cause = context.Cause(ctx)
+		c.signal(unix.SIGTERM)
+		c.signal(unix.SIGCONT) // a stopped process takes its SIGTERM when it goes on
+	case <-spec.Force:
+		cause = context.Cause(ctx)
+		if cause == nil {
+			cause = context.Canceled
+		}
+		c.signal(unix.SIGKILL)
+	}
+	grace := spec.Grace
+	if grace == 0 {
+		grace = DefaultGrace
+	}
+	timer := time.NewTimer(max(grace, 0))
+	defer timer.Stop()
+	select {
+	case <-ended:
+		return cause
+	case <-timer.C:
+	case <-spec.Force:
+	}
+	c.signal(unix.SIGKILL)
+	<-ended
+	return cause
+}
+
+// await blocks until the leader has ended, without reaping it: as long as it is a zombie its pid, and with it
+// its process group and session, cannot become another process's. A leader that is stopped in the
+// terminal's foreground stops attune as well.
+func (c *child) await() {
+	for {
+		var info unix.Siginfo
+		options := unix.WEXITED | unix.WNOWAIT
+		if c.tty != nil {
+			options |= unix.WSTOPPED
+		}
+		err := unix.Waitid(unix.P_PID, c.pid, &info, options, nil)
+		switch {
+		case errors.Is(err, unix.EINTR):
+		case err != nil:
+			return
+		case info.Code == cldStopped:
+			// Take the notice, else the next wait returns at once.
+			_ = unix.Waitid(unix.P_PID, c.pid, &unix.Siginfo{}, unix.WSTOPPED|unix.WNOHANG, nil)
+			c.tty.stopWith(c.pid)
+		default:
+			return
+		}
+	}
+}
+
+// cldStopped is si_code of a child that was stopped (sigaction(2)).
+const cldStopped = 5
+
+// reap takes the leader's status and gives the terminal back.
+func (c *child) reap(exit *Exit) {
+	var status unix.WaitStatus
+	var usage unix.Rusage
+	for {
+		if _, err := unix.Wait4(c.pid, &status, 0, &usage); !errors.Is(err, unix.EINTR) {
+			break
+		}
+	}
+	if c.tty != nil {
+		c.tty.takeBack()
+	}
+	exit.Code = status.ExitStatus()
+	if status.Signaled() {
+		exit.Signal = status.Signal()
+		exit.Code = 128 + int(exit.Signal)
+	}
+	exit.Usage = Usage{
+		MaxRSS: usage.Maxrss * 1024, // in KiB on Linux (getrusage(2))
+		User:   time.Duration(usage.Utime.Nano()), System: time.Duration(usage.Stime.Nano()),
+	}
+}
+
+// child is one started process.
+type child struct {
+	pid        int
+	execID     string // value of ATTUNE_EXEC_ID in its environment; may be empty
+	foreground bool   // its process group lies in attune's own session
+	tty        *terminal
+	streams    streams
+}
+
+// signal reaches the leader's process group and, as far as they can be seen, descendants in other groups.
+func (c *child) signal(sig syscall.Signal) {
+	_ = unix.Kill(-c.pid, sig)
+	for _, p := range descendants(c.pid) {
+		if p.group != c.pid {
+			_ = unix.Kill(p.pid, sig)
+		}
+	}
+}

@@ -1,0 +1,236 @@
+package proc
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	stdruntime "runtime"
+	"strings"
+	"sync"
+	"syscall"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// StartError says why there is no child.
+type StartError struct {
+	Path string // Argv[0]
+	Dir  string
+	Err  error
+}
+
+// Error names the program and what is wrong with it.
+func (e *StartError) Error() string {
+	var info string
+	switch {
+	case errors.Is(e.Err, unix.E2BIG):
+		info = " (one argument or variable may hold 128 KiB, all of them a quarter of the stack limit; pass large values on stdin or in a file)"
+	case errors.Is(e.Err, unix.ENOEXEC):
+		info = " (it is neither a binary of this machine nor a script with a #! line)"
+	case errors.Is(e.Err, fs.ErrNotExist) && exists(e.Path):
+		info = " (the file is there: what its #! line or its ELF header names is not)"
+	}
+	return fmt.Sprintf("start %s: %v%s", e.Path, e.Err, info)
+}
+
+// Unwrap is the system's error.
+func (e *StartError) Unwrap() error { return e.Err }
+
+func exists(path string) bool {
+	_, err := os.Stat(path)
+	return err == nil
+}
+
+// start makes the pipes and the process. On an error everything is closed again.
+func start(spec *Spec) (*child, error) {
+	fail := func(err error) (*child, error) {
+		var path *fs.PathError
+		if errors.As(err, &path) && path.Op == "fork/exec" {
+			err = path.Err
+		}
+		return nil, &StartError{Path: first(spec.Argv), Dir: spec.Dir, Err: err}
+	}
+	if err := check(spec); err != nil {
+		return fail(err)
+	}
+	c := &child{foreground: spec.Foreground, execID: lookup(spec.Env, "ATTUNE_EXEC_ID")}
+	files, err := c.streams.open(spec)
+	defer c.streams.closeChildEnds()
+	if err != nil {
+		c.streams.closeOwnEnds()
+		return fail(err)
+	}
+	attr := &os.ProcAttr{Dir: spec.Dir, Env: dedupe(spec.Env), Files: append(files, spec.Hold...), Sys: &syscall.SysProcAttr{}}
+	if spec.Foreground {
+		attr.Sys.Setpgid = true
+		if c.tty = controllingTerminal(); c.tty != nil {
+			attr.Sys.Foreground, attr.Sys.Ctty = true, c.tty.fd
+		}
+	} else {
+		attr.Sys.Setsid = true
+	}
+	children.begin()
+	process, err := spawn(spec, attr)
+	if err != nil {
+		children.abort()
+		if c.tty != nil {
+			c.tty.takeBack()
+		}
+		c.streams.closeOwnEnds()
+		return fail(err)
+	}
+	c.pid = process.Pid
+	_ = process.Release() // attune waits by itself: it must see the leader end before it reaps it
+	children.add(c)
+	if spec.Foreground {
+		restoreCoreLimit(c.pid)
+	}
+	return c, nil
+}
+
+// check refuses what the kernel would cut short or misread.
+func check(spec *Spec) error {
+	if len(spec.Argv) == 0 {
+		return errors.New("there is no program to start")
+	}
+	for i, arg := range spec.Argv {
+		if strings.IndexByte(arg, 0) >= 0 {
+			return fmt.Errorf("argument %d holds a NUL byte", i)
+		}
+	}
+	for _, entry := range spec.Env {
+		if strings.IndexByte(entry, 0) >= 0 {
+			name, _, _ := strings.Cut(entry, "=")
+			return fmt.Errorf("the variable %s holds a NUL byte", name)
+		}
+	}
+	if spec.Dir == "" {
+		return nil
+	}
+	if info, err := os.Stat(spec.Dir); err != nil {
+		return fmt.Errorf("working directory: %w", err)
+	} else if !info.IsDir() {
+		return fmt.Errorf("working directory %s is no directory", spec.Dir)
+	}
+	return nil
+}
+
+// spawn brings the child into being. It is the one place that knows how: an exec today.
+func spawn(spec *Spec, attr *os.ProcAttr) (*os.Process, error) {
+	if spec.Umask == nil {
+		return execRetrying(spec.Argv, attr)
+	}
+	type outcome struct {
+		process *os.Process
+		err     error
+	}
+	result := make(chan outcome, 1)
+	go func() {
+		// The umask belongs to the process unless a thread stops sharing it. The thread
+		// is never unlocked, so that it ends with this goroutine.
+		stdruntime.LockOSThread()
+		if err := unix.Unshare(unix.CLONE_FS); err != nil {
+			result <- outcome{nil, fmt.Errorf("a thread with a umask of its own: %w", err)}
+			return
+		}
+		unix.Umask(*spec.Umask)
+		process, err := execRetrying(spec.Argv, attr)
+		result <- outcome{process, err}
+	}()
+	o := <-result
+	return o.process, o.err
+}
+
+// execRetrying starts the program; one that was just written may still be open for writing in
+// a child another thread is forking (ETXTBSY), which passes.
+func execRetrying(argv []string, attr *os.ProcAttr) (*os.Process, error) {
+	pause := time.Millisecond
+	for attempt := 0; ; attempt++ {
+		process, err := os.StartProcess(argv[0], argv, attr)
+		if attempt == 6 || !errors.Is(err, unix.ETXTBSY) {
+			return process, err
+		}
+		time.Sleep(pause)
+		pause *= 2
+	}
+}
+
+// dedupe keeps the last value of each variable; nil becomes an empty environment, which is
+// not what os.StartProcess makes of it.
+func dedupe(env []string) []string {
+	seen := make(map[string]int, len(env))
+	unique := make([]string, 0, len(env))
+	for _, entry := range env {
+		name, _, _ := strings.Cut(entry, "=")
+		if i, ok := seen[name]; ok {
+			unique[i] = entry
+			continue
+		}
+		seen[name] = len(unique)
+		unique = append(unique, entry)
+	}
+	return unique
+}
+
+func lookup(env []string, name string) string {
+	value := ""
+	for _, entry := range env {
+		if v, ok := strings.CutPrefix(entry, name+"="); ok {
+			value = v
+		}
+	}
+	return value
+}
+
+func first(argv []string) string {
+	if len(argv) == 0 {
+		return "nothing"
+	}
+	return argv[0]
+}
+
+var (
+	hardenOnce sync.Once
+	coreLimit  unix.Rlimit // as attune found it
+	coreKnown  bool
+)
+
+// harden prepares attune itself, once, before its first child: orphans come to attune, its memory is closed to
+// other processes, nobody dumps core, and descriptors attune was started with stay with it. What a
+// kernel or a sandbox refuses is left as it is.
+func harden() {
+	hardenOnce.Do(func() {
+		_ = unix.Prctl(unix.PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
+		_ = unix.Prctl(unix.PR_SET_DUMPABLE, 0, 0, 0, 0)
+		if unix.Getrlimit(unix.RLIMIT_CORE, &coreLimit) == nil && coreLimit.Cur > 0 {
+			coreKnown = true
+			_ = unix.Setrlimit(unix.RLIMIT_CORE, &unix.Rlimit{Cur: 0, Max: coreLimit.Max})
+		}
+		if unix.CloseRange(3, ^uint(0)>>1, unix.CLOSE_RANGE_CLOEXEC) != nil {
+			closeOnExecOneByOne()
+		}
+	})
+}
+
+// closeOnExecOneByOne is for kernels before 5.11.
+func closeOnExecOneByOne() {
+	entries, err := os.ReadDir("/proc/self/fd")
+	if err != nil {
+		return
+	}
+	for _, e := range entries {
+		var fd int
+		if _, err := fmt.Sscan(e.Name(), &fd); err == nil && fd > 2 {
+			unix.CloseOnExec(fd)
+		}
+	}
+}
+
+// restoreCoreLimit gives a child of the host profile the limit attune was started with.
+func restoreCoreLimit(pid int) {
+	if coreKnown {
+		_ = unix.Prlimit(pid, unix.RLIMIT_CORE, &coreLimit, nil)
+	}
+}

@@ -1,0 +1,232 @@
+package proc
+
+import (
+	"context"
+	"io"
+	"os"
+	"sync"
+	"time"
+
+	"github.com/attune-run/attune/internal/redact"
+)
+
+const (
+	readSize = 32 << 10 // bytes of one read, whatever the lines are like
+	// After the leader has ended a pipe is read until it is silent for drainIdle, and for no longer than
+	// drainMax: somebody else may hold its other end.
+	drainIdle = 250 * time.Millisecond
+	drainMax  = 5 * time.Second
+)
+
+// streams are the three pipes of one child, as far as it has pipes.
+type streams struct {
+	stdin    *os.File // the end attune writes to; nil without a pipe
+	fed      chan struct{}
+	outputs  []*stream
+	childEnd []*os.File // closed in attune once the child exists
+}
+
+// open makes the child's three files.
+func (s *streams) open(spec *Spec) (files []*os.File, err error) {
+	in, err := s.openStdin(spec)
+	if err != nil {
+		return nil, err
+	}
+	out, err := s.openOutput(spec, spec.Stdout)
+	if err != nil {
+		return nil, err
+	}
+	errs, err := s.openOutput(spec, spec.Stderr)
+	if err != nil {
+		return nil, err
+	}
+	return []*os.File{in, out, errs}, nil
+}
+
+func (s *streams) openStdin(spec *Spec) (*os.File, error) {
+	switch r := spec.Stdin.(type) {
+	case nil:
+		return s.null(os.O_RDONLY)
+	case *os.File:
+		return r, nil
+	}
+	r, w, err := os.Pipe()
+	if err != nil {
+		return nil, err
+	}
+	s.stdin, s.childEnd = w, append(s.childEnd, r)
+	return r, nil
+}
+
+func (s *streams) openOutput(spec *Spec, w io.Writer) (*os.File, error) {
+	if w == nil {
+		return s.null(os.O_WRONLY)
+	}
+	if f, ok := w.(*os.File); ok && spec.Direct {
+		return f, nil
+	}
+	r, end, err := os.Pipe()
+	if err != nil {
+		return nil, err
+	}
+	s.childEnd = append(s.childEnd, end)
+	s.outputs = append(s.outputs, &stream{r: r, w: w, done: make(chan struct{})})
+	return end, nil
+}
+
+// null is /dev/null or, in a root without devices, a pipe with nobody at its other end.
+func (s *streams) null(flag int) (*os.File, error) {
+	f, err := os.OpenFile(os.DevNull, flag, 0)
+	if err == nil {
+		s.childEnd = append(s.childEnd, f)
+		return f, nil
+	}
+	r, w, err := os.Pipe()
+	if err != nil {
+		return nil, err
+	}
+	if flag == os.O_RDONLY {
+		_ = w.Close()
+		s.childEnd = append(s.childEnd, r)
+		return r, nil
+	}
+	s.childEnd = append(s.childEnd, w)
+	s.outputs = append(s.outputs, &stream{r: r, w: io.Discard, done: make(chan struct{})})
+	return w, nil
+}
+
+func (s *streams) closeChildEnds() {
+	for _, f := range s.childEnd {
+		_ = f.Close()
+	}
+}
+
+func (s *streams) closeOwnEnds() {
+	if s.stdin != nil {
+		_ = s.stdin.Close()
+	}
+	for _, out := range s.outputs {
+		_ = out.r.Close()
+	}
+}
+
+// start reads before it writes: a child that answers before it has read all must not block on a full pipe.
+func (s *streams) start(spec *Spec) {
+	for _, out := range s.outputs {
+		go out.pump(spec.Secrets)
+	}
+	if s.stdin == nil {
+		return
+	}
+	s.fed = make(chan struct{})
+	go func() {
+		defer close(s.fed)
+		_, _ = io.Copy(s.stdin, spec.Stdin) // a child that does not read its stdin is no error
+		_ = s.stdin.Close()
+	}()
+}
+
+// drain waits for what the leader left in the pipes. When it returns every goroutine has ended but for one that is blocked
+// in the caller's own writer after the context has ended.
+func (s *streams) drain(ctx context.Context) {
+	if s.stdin != nil {
+		_ = s.stdin.Close() // ends a copy that waits for a reader
+		<-s.fed
+	}
+	for _, out := range s.outputs {
+		out.lastCall()
+	}
+	for _, out := range s.outputs {
+		select {
+		case <-out.done:
+			continue
+		case <-ctx.Done():
+		}
+		timer := time.NewTimer(drainMax)
+		select {
+		case <-out.done:
+		case <-timer.C:
+			out.abandon()
+		}
+		timer.Stop()
+	}
+	for _, out := range s.outputs {
+		_ = out.r.Close()
+	}
+}
+
+// stream copies one of the child's output pipes to its writer.
+type stream struct {
+	r    *os.File
+	w    io.Writer
+	done chan struct{}
+
+	mu        sync.Mutex
+	draining  bool
+	abandoned bool
+}
+
+// pump copies until the pipe ends. A writer that fails is not written to again, and the child goes on.
+func (s *stream) pump(secrets *redact.Set) {
+	defer close(s.done)
+	w := s.w
+	var masked *redact.Writer
+	if !secrets.Empty() {
+		masked = secrets.Writer(s.w)
+		w = masked
+	}
+	buffer := bufferPool.Get().(*[]byte)
+	defer bufferPool.Put(buffer)
+	left := drainMax
+	for {
+		waiting := time.Now()
+		n, err := s.r.Read(*buffer)
+		waited := time.Since(waiting)
+		if n > 0 && w != nil && !s.isAbandoned() {
+			if _, failed := w.Write((*buffer)[:n]); failed != nil {
+				w = nil
+			}
+		}
+		if err != nil {
+			break
+		}
+		if s.isDraining() {
+			// Only the time spent reading counts: a slow writer loses nothing.
+			if left -= waited + time.Microsecond; left <= 0 {
+				break
+			}
+			_ = s.r.SetReadDeadline(time.Now().Add(min(drainIdle, left)))
+		}
+	}
+	if masked != nil && w != nil && !s.isAbandoned() {
+		_ = masked.Close()
+	}
+}
+
+var bufferPool = sync.Pool{New: func() any { b := make([]byte, readSize); return &b }}
+
+// lastCall gives a pump that waits for more drainIdle to get it.
+func (s *stream) lastCall() {
+	s.mu.Lock()
+	s.draining = true
+	s.mu.Unlock()
+	_ = s.r.SetReadDeadline(time.Now().Add(drainIdle))
+}
+
+func (s *stream) abandon() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.abandoned = true
+}
+
+func (s *stream) isDraining() bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.draining
+}
+
+func (s *stream) isAbandoned() bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.abandoned
+}

@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"math/big"
 	"slices"
 	"strconv"
@@ -443,4 +444,13 @@ func IsNumber(text string) bool {
 		rest, n = digits(rest)
 	}
 	return n > 0 && rest == ""
+}
+
+// Read reads a document of bounded size.
+func Read(r io.Reader) ([]byte, error) {
+	data, err := io.ReadAll(io.LimitReader(r, maxBytes+1))
+	if err == nil && len(data) > maxBytes {
+		err = fmt.Errorf("holds more than %d bytes", maxBytes)
+	}
+	return data, err
 }

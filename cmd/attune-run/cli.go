@@ -1,0 +1,169 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strings"
+	"syscall"
+
+	"github.com/alecthomas/kong"
+
+	"github.com/attune-run/attune/executor"
+	"github.com/attune-run/attune/internal/nearest"
+)
+
+// cli is the command line. What is true of every command stands here, the rest with its command.
+type cli struct {
+	globals
+
+	Run        runCmd        `cmd:"" help:"Run an action or a script (the default command)."`
+	Explain    explainCmd    `cmd:"" help:"Show what a run would use and why; run nothing."`
+	Detect     detectCmd     `cmd:"" help:"Show the interpreters this machine has."`
+	Runtimes   runtimesCmd   `cmd:"" help:"Show the runtimes attune knows."`
+	Pack       packCmd       `cmd:"" help:"List, show, check and create packs."`
+	Env        envCmd        `cmd:"" help:"List, show and remove environments."`
+	Config     configCmd     `cmd:"" help:"Show the configuration and where each value comes from."`
+	Version    versionCmd    `cmd:"" help:"Show the version."`
+	Completion completionCmd `cmd:"" help:"Print a completion script for a shell."`
+}
+
+// globals are the flags every command takes. Their defaults come from the configuration.
+type globals struct {
+	Packs []string `help:"Directory that holds packs (repeatable; first match wins). [$ATTUNE_PACKS]" placeholder:"DIR" sep:"none" type:"path"`
+	Cache string   `help:"Root of the environment cache. [$ATTUNE_CACHE]" placeholder:"DIR" type:"path"`
+}
+
+// app is what a command works with.
+type app struct {
+	ctx    context.Context
+	name   string
+	std    stdio
+	cli    *cli
+	parser *kong.Kong
+}
+
+// service makes the engine from the configuration, in agent mode.
+func (a *app) service() (*executor.Service, config, error) {
+	cfg, err := loadConfig(a.cli.globals, os.Environ())
+	if err != nil {
+		return nil, config{}, err
+	}
+	service, err := executor.New(cfg.executor())
+	if err != nil {
+		return nil, config{}, err
+	}
+	return service, cfg, service.Start(a.ctx)
+}
+
+// normalize makes run the default command, and leaves everything behind a script's name to the script.
+// A first word that holds a dot or a slash, or is a file, is something to run; a command wins over a
+// file of its name.
+func normalize(model *kong.Application, args []string) ([]string, error) {
+	commands := map[string]*kong.Node{}
+	for _, node := range model.Children {
+		commands[node.Name] = node
+	}
+	at := firstWord(args, 0, valueFlags(model.Node, commands["run"]))
+	if at == len(args) {
+		return args, nil
+	}
+	word := args[at]
+	if _, ok := commands[word]; !ok {
+		if !runnable(word) {
+			return nil, unknownCommand(word, commands)
+		}
+		args, at = slices.Insert(slices.Clone(args), 0, "run"), at+1
+	} else if word == "run" || word == "explain" {
+		at = firstWord(args, at+1, valueFlags(model.Node, commands[word]))
+	} else {
+		return args, nil
+	}
+	if at < len(args) && isScript(args[at]) && (at == 0 || args[at-1] != "--") {
+		args = slices.Insert(slices.Clone(args), at+1, "--")
+	}
+	return args, nil
+}
+
+// firstWord is the index of the first argument that is no flag and no flag's value.
+func firstWord(args []string, from int, takesValue map[string]bool) int {
+	for i := from; i < len(args); i++ {
+		switch arg := args[i]; {
+		case arg == "--":
+			return min(i+1, len(args))
+		case !strings.HasPrefix(arg, "-") || arg == "-":
+			return i
+		case takesValue[arg]:
+			i++
+		}
+	}
+	return len(args)
+}
+
+// valueFlags are the flags whose value may be the next argument: "--packs", "-p".
+func valueFlags(nodes ...*kong.Node) map[string]bool {
+	flags := map[string]bool{}
+	for _, node := range nodes {
+		for _, flag := range node.Flags {
+			if flag.IsBool() {
+				continue
+			}
+			flags["--"+flag.Name] = true
+			if flag.Short != 0 {
+				flags["-"+string(flag.Short)] = true
+			}
+		}
+	}
+	return flags
+}
+
+func runnable(word string) bool {
+	return strings.ContainsAny(word, "./") || isFile(word)
+}
+
+// isScript tells a script from an action: a path, or a file that is there.
+func isScript(word string) bool {
+	return strings.Contains(word, "/") || isFile(word)
+}
+
+func isFile(path string) bool {
+	info, err := os.Stat(path)
+	return err == nil && !info.IsDir()
+}
+
+func unknownCommand(word string, commands map[string]*kong.Node) error {
+	var names []string
+	for name := range commands {
+		names = append(names, name)
+	}
+	slices.Sort(names)
+	if near := nearest.Name(word, names); near != "" {
+		return fmt.Errorf("there is no command, and no file, %q; did you mean %q?", word, near)
+	}
+	return fmt.Errorf("there is no command, and no file, %q; an action is named pack.action, the commands are %s", word, strings.Join(names, ", "))
+}
+
+// sibling starts attune-worker or attune-lambda from beside this binary when called as
+// `attune worker …`, as git does with its commands.
+func sibling(name string, args []string) (int, bool) {
+	if len(args) == 0 || (args[0] != "worker" && args[0] != "lambda") || isFile(args[0]) {
+		return 0, false
+	}
+	self, err := os.Executable()
+	if err != nil {
+		self = name
+	}
+	path := filepath.Join(filepath.Dir(self), "attune-"+args[0])
+	if _, err := os.Stat(path); err != nil {
+		if path, err = exec.LookPath("attune-" + args[0]); err != nil {
+			fmt.Fprintf(os.Stderr, "%s: error: attune-%s is not installed: it is looked for beside %s and in PATH\n", name, args[0], self)
+			return executor.ExitAttune, true
+		}
+	}
+	err = syscall.Exec(path, append([]string{path}, args[1:]...), os.Environ())
+	fmt.Fprintf(os.Stderr, "%s: error: start %s: %v\n", name, path, err)
+	return executor.ExitAttune, true
+}

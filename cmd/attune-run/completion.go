@@ -1,0 +1,92 @@
+package main
+
+import (
+	"fmt"
+	"os"
+
+	"github.com/alecthomas/kong"
+	"github.com/posener/complete"
+	"github.com/willabides/kongplete"
+
+	"github.com/attune-run/attune/pack"
+)
+
+// completing is set by the shell when it asks for completions (bash(1), complete -C).
+const completing = "COMP_LINE"
+
+// answerCompletion answers the shell's question, if it asks one.
+func answerCompletion(parser *kong.Kong) bool {
+	if os.Getenv(completing) == "" {
+		return false
+	}
+	answered := false
+	kongplete.Complete(parser,
+		kongplete.WithPredictors(map[string]complete.Predictor{
+			"action": complete.PredictOr(complete.PredictFunc(actionNames), complete.PredictFiles("*")),
+			"pack":   complete.PredictFunc(packNames),
+		}),
+		kongplete.WithExitFunc(func(int) { answered = true }),
+	)
+	return answered
+}
+
+func installedPacks() []*pack.Pack {
+	cfg, err := loadConfig(globals{}, os.Environ())
+	if err != nil {
+		return nil
+	}
+	packs, _ := pack.Finder{Dirs: cfg.packs}.List()
+	return packs
+}
+
+func packNames(complete.Args) []string {
+	var names []string
+	for _, p := range installedPacks() {
+		names = append(names, p.Ref)
+	}
+	return names
+}
+
+func actionNames(complete.Args) []string {
+	var names []string
+	for _, p := range installedPacks() {
+		actions, _ := p.Actions()
+		for _, action := range actions {
+			names = append(names, action.Ref)
+		}
+	}
+	return names
+}
+
+type completionCmd struct {
+	Shell string `arg:"" enum:"bash,zsh,fish" help:"bash, zsh or fish."`
+}
+
+// Help says where the script goes.
+func (completionCmd) Help() string {
+	return `Load it in the shell's start-up file:
+  bash  source <(attune-run completion bash)
+  zsh   source <(attune-run completion zsh)
+  fish  attune-run completion fish | source`
+}
+
+// Run prints a script that makes the shell ask this binary.
+func (c *completionCmd) Run(a *app) error {
+	self, err := os.Executable()
+	if err != nil {
+		return fmt.Errorf("find this program's own path: %w", err)
+	}
+	var failed error
+	switch c.Shell {
+	case "fish":
+		for _, name := range []string{"attune-run", "attune"} {
+			_, failed = fmt.Fprintf(a.std.out, "complete -c %s -f -a '(env COMP_LINE=(commandline -cp) COMP_POINT=(string length (commandline -cp)) %q)'\n", name, self)
+		}
+	default:
+		if c.Shell == "zsh" {
+			_, _ = fmt.Fprintln(a.std.out, "autoload -U +X bashcompinit && bashcompinit")
+		}
+		_, failed = fmt.Fprintf(a.std.out, "complete -o default -C %q attune-run\ncomplete -o default -C %q attune\n", self, self)
+	}
+	return failed
+}

@@ -1,0 +1,247 @@
+package main
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"time"
+
+	"go.yaml.in/yaml/v4"
+
+	"github.com/attune-run/attune/executor"
+	"github.com/attune-run/attune/pack"
+)
+
+// configFile is attune.yaml. Every key has a variable of its own, ATTUNE_ and the key in capitals, except
+// where settings says otherwise; variables win over the file, flags over both.
+type configFile struct {
+	Packs          []string                  `yaml:"packs"`           // pack directories, relative to the file
+	Cache          string                    `yaml:"cache"`           // environment cache, relative to the file
+	Runtimes       []string                  `yaml:"runtimes"`        // the only runtimes to use; empty: all
+	AllowEnv       []string                  `yaml:"allow_env"`       // globs of variables that pass_env may ask for
+	Proxies        *bool                     `yaml:"proxies"`         // proxy and CA variables reach sealed actions
+	MaxTimeout     string                    `yaml:"max_timeout"`     // upper bound of any timeout
+	InstallScripts *bool                     `yaml:"install_scripts"` // packages may run install scripts
+	PackConfig     map[string]map[string]any `yaml:"pack_config"`     // pack → values over its own defaults
+}
+
+// config is the effective configuration, and where each value came from.
+type config struct {
+	env        map[string]string
+	file       string // empty when there is none
+	packs      []string
+	cache      string
+	runtimes   string
+	allowEnv   []string
+	proxies    bool
+	maxTimeout time.Duration
+	scripts    bool
+	packConfig map[string]map[string]any
+	settings   []setting // for `attune-run config`
+}
+
+type setting struct {
+	Key    string `json:"key"`
+	Value  string `json:"value"`
+	Source string `json:"source"`
+}
+
+// loadConfig takes flags, then ATTUNE_ variables, then the configuration file.
+func loadConfig(flags globals, environ []string) (config, error) {
+	c := config{env: map[string]string{}}
+	for _, entry := range environ {
+		name, value, _ := strings.Cut(entry, "=")
+		c.env[name] = value
+	}
+	file, err := c.readFile()
+	if err != nil {
+		return c, err
+	}
+	if err := c.resolvePacks(flags, file); err != nil {
+		return c, err
+	}
+	c.resolveCache(flags, file)
+	c.runtimes = c.text("runtimes", "ATTUNE_WORKER_RUNTIMES", strings.Join(file.Runtimes, ","), "all")
+	if c.runtimes == "all" {
+		c.runtimes = ""
+	}
+	c.allowEnv = fields(c.text("allow_env", "ATTUNE_ALLOW_ENV", strings.Join(file.AllowEnv, ","), ""))
+	if c.proxies, err = c.boolean("proxies", "ATTUNE_PROXIES", file.Proxies); err != nil {
+		return c, err
+	}
+	if c.scripts, err = c.boolean("install_scripts", "ATTUNE_INSTALL_SCRIPTS", file.InstallScripts); err != nil {
+		return c, err
+	}
+	if text := c.text("max_timeout", "ATTUNE_MAX_TIMEOUT", file.MaxTimeout, ""); text != "" {
+		if c.maxTimeout, err = time.ParseDuration(text); err != nil {
+			return c, fmt.Errorf("max_timeout %q: write it like \"30s\" or \"5m\"", text)
+		}
+	}
+	c.packConfig = file.PackConfig
+	for ref := range file.PackConfig {
+		c.note("pack_config."+ref, "…", c.file)
+	}
+	return c, nil
+}
+
+// readFile reads the file that ATTUNE_CONFIG names, else the first of ./attune.yaml,
+// $XDG_CONFIG_HOME/attune/attune.yaml and /etc/attune/attune.yaml.
+func (c *config) readFile() (configFile, error) {
+	candidates := []string{"attune.yaml", filepath.Join(c.userDir("XDG_CONFIG_HOME", ".config"), "attune.yaml"), "/etc/attune/attune.yaml"}
+	named := c.env["ATTUNE_CONFIG"]
+	if named != "" {
+		candidates = []string{named}
+	}
+	for _, path := range candidates {
+		data, err := os.ReadFile(path)
+		if errors.Is(err, fs.ErrNotExist) && named == "" {
+			continue
+		}
+		if err != nil {
+			return configFile{}, fmt.Errorf("configuration: %w", err)
+		}
+		if c.file, err = filepath.Abs(path); err != nil {
+			return configFile{}, err
+		}
+		return c.parseFile(data)
+	}
+	return configFile{}, nil
+}
+
+func (c *config) parseFile(data []byte) (configFile, error) {
+	var file configFile
+	decoder := yaml.NewDecoder(bytes.NewReader(data))
+	decoder.KnownFields(true)
+	if err := decoder.Decode(&file); err != nil && !errors.Is(err, io.EOF) {
+		return file, fmt.Errorf("configuration %s: %w", c.file, err)
+	}
+	for i, dir := range file.Packs {
+		file.Packs[i] = c.besideFile(dir)
+	}
+	if file.Cache != "" {
+		file.Cache = c.besideFile(file.Cache)
+	}
+	if len(file.PackConfig) == 0 {
+		return file, nil
+	}
+	// Numbers keep their digits: the values are read again as parameters are.
+	exact, err := pack.DecodeYAML(data)
+	if err != nil {
+		return file, fmt.Errorf("configuration %s: %w", c.file, err)
+	}
+	if root, ok := exact.(map[string]any); ok {
+		sections, _ := root["pack_config"].(map[string]any)
+		for ref := range file.PackConfig {
+			file.PackConfig[ref], _ = sections[ref].(map[string]any)
+		}
+	}
+	return file, nil
+}
+
+func (c *config) besideFile(path string) string {
+	if rest, ok := strings.CutPrefix(path, "~/"); ok {
+		return filepath.Join(c.env["HOME"], rest)
+	}
+	if filepath.IsAbs(path) {
+		return path
+	}
+	return filepath.Join(filepath.Dir(c.file), path)
+}
+
+// resolvePacks puts the directories in the order they are searched: flags, variable, file, defaults.
+func (c *config) resolvePacks(flags globals, file configFile) error {
+	cwd, err := os.Getwd()
+	if err != nil {
+		return fmt.Errorf("working directory: %w", err)
+	}
+	getenv := func(name string) string { return c.env[name] }
+	source := "default"
+	switch {
+	case len(flags.Packs) > 0:
+		source = "--packs"
+	case c.env["ATTUNE_PACKS"] != "":
+		source = "ATTUNE_PACKS"
+	case len(file.Packs) > 0:
+		source = c.file
+	}
+	named := flags.Packs
+	if len(named) == 0 && c.env["ATTUNE_PACKS"] == "" {
+		named = file.Packs
+	}
+	c.packs = pack.DefaultDirs(named, getenv, cwd)
+	c.note("packs", strings.Join(c.packs, string(os.PathListSeparator)), source)
+	return nil
+}
+
+// resolveCache is --cache, ATTUNE_CACHE, the file's, $XDG_CACHE_HOME/attune, ~/.cache/attune.
+func (c *config) resolveCache(flags globals, file configFile) {
+	switch {
+	case flags.Cache != "":
+		c.cache = flags.Cache
+		c.note("cache", c.cache, "--cache")
+	default:
+		c.cache = c.text("cache", "ATTUNE_CACHE", file.Cache, c.userDir("XDG_CACHE_HOME", ".cache"))
+	}
+	if absolute, err := filepath.Abs(c.cache); err == nil {
+		c.cache = absolute
+	}
+}
+
+// userDir is the user's own directory of a kind (XDG Base Directory Specification). Without a home it lies
+// below the temporary directory.
+func (c *config) userDir(variable, fallback string) string {
+	if base := c.env[variable]; filepath.IsAbs(base) {
+		return filepath.Join(base, "attune")
+	}
+	if home := c.env["HOME"]; home != "" {
+		return filepath.Join(home, fallback, "attune")
+	}
+	return filepath.Join(os.TempDir(), "attune-"+strconv.Itoa(os.Getuid())+fallback)
+}
+
+func (c *config) text(key, variable, file, byDefault string) string {
+	value, source := byDefault, "default"
+	if file != "" {
+		value, source = file, c.file
+	}
+	if env, ok := c.env[variable]; ok && env != "" {
+		value, source = env, variable
+	}
+	c.note(key, value, source)
+	return value
+}
+
+func (c *config) boolean(key, variable string, file *bool) (bool, error) {
+	text := ""
+	if file != nil {
+		text = strconv.FormatBool(*file)
+	}
+	text = c.text(key, variable, text, "false")
+	value, err := strconv.ParseBool(text)
+	if err != nil {
+		return false, fmt.Errorf("%s %q: write true or false", key, text)
+	}
+	return value, nil
+}
+
+func (c *config) note(key, value, source string) {
+	c.settings = append(c.settings, setting{key, value, source})
+}
+
+func fields(list string) []string {
+	return strings.FieldsFunc(list, func(r rune) bool { return r == ',' || r == ' ' })
+}
+
+func (c config) executor() executor.Config {
+	return executor.Config{
+		Mode: executor.Agent(nil), Packs: c.packs, CacheDir: c.cache, Runtimes: c.runtimes,
+		AllowEnv: c.allowEnv, PassProxies: c.proxies, MaxTimeout: c.maxTimeout,
+		PackConfig: c.packConfig, InstallScripts: c.scripts,
+	}
+}

@@ -1,0 +1,184 @@
+package main
+
+import (
+	"encoding/json"
+	"fmt"
+	"io"
+	"os"
+	"slices"
+	"strings"
+	"text/tabwriter"
+
+	"github.com/attune-run/attune/detect"
+	"github.com/attune-run/attune/internal/nearest"
+	"github.com/attune-run/attune/internal/version"
+)
+
+// format is the flag of every command that shows something.
+type format struct {
+	Output string `short:"o" enum:"table,json" default:"table" help:"table or json."`
+}
+
+// show prints rows as a table, or value as JSON.
+func (f format) show(w io.Writer, value any, header []string, rows [][]string) error {
+	if f.Output == "json" {
+		return printJSON(w, value)
+	}
+	return printTable(w, header, rows)
+}
+
+func printJSON(w io.Writer, value any) error {
+	enc := json.NewEncoder(w)
+	enc.SetEscapeHTML(false)
+	enc.SetIndent("", "  ")
+	return enc.Encode(value)
+}
+
+func printTable(w io.Writer, header []string, rows [][]string) error {
+	table := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
+	for _, row := range append([][]string{header}, rows...) {
+		cells := make([]string, len(row))
+		for i, cell := range row {
+			cells[i] = printable(cell)
+		}
+		if _, err := fmt.Fprintln(table, strings.TrimRight(strings.Join(cells, "\t"), "\t")); err != nil {
+			return err
+		}
+	}
+	return table.Flush()
+}
+
+type detectCmd struct{ format }
+
+// Run shows the interpreters of this machine. Finding none is no failure.
+func (c *detectCmd) Run(a *app) error {
+	service, cfg, err := a.service()
+	if err != nil {
+		return err
+	}
+	_, unknown := detect.Restrict(service.Runtimes(), cfg.runtimes)
+	for _, name := range unknown {
+		_, _ = fmt.Fprintf(a.std.err, "%s: warning: ATTUNE_WORKER_RUNTIMES names %s, which is no runtime%s\n", a.name, name, suggestion(name, service.RuntimeNames()))
+	}
+	found, err := service.Detect(a.ctx)
+	if err != nil {
+		return err
+	}
+	rows := make([][]string, 0, len(found))
+	for _, i := range found {
+		mark := ""
+		if i.OnPath {
+			mark = "PATH"
+		}
+		rows = append(rows, []string{i.Runtime, i.Version, i.Path, mark})
+	}
+	if found == nil {
+		return c.show(a.std.out, []any{}, []string{"RUNTIME", "VERSION", "PATH", "FIRST IN"}, rows)
+	}
+	return c.show(a.std.out, found, []string{"RUNTIME", "VERSION", "PATH", "FIRST IN"}, rows)
+}
+
+func suggestion(name string, names []string) string {
+	if near := nearest.Name(name, names); near != "" {
+		return fmt.Sprintf("; did you mean %s?", near)
+	}
+	return ""
+}
+
+type runtimesCmd struct{ format }
+
+// Run shows what attune knows, whether or not this machine has it.
+func (c *runtimesCmd) Run(a *app) error {
+	service, _, err := a.service()
+	if err != nil {
+		return err
+	}
+	type row struct {
+		Name        string   `json:"name"`
+		Aliases     []string `json:"aliases"`
+		Extensions  []string `json:"extensions"`
+		Environment string   `json:"environment"`
+		Origin      string   `json:"origin"`
+	}
+	all, table := []row{}, [][]string{}
+	for _, spec := range service.Runtimes() {
+		r := row{Name: spec.Name, Aliases: spec.Aliases, Extensions: spec.Interpreter.FileExtensions, Origin: spec.Origin}
+		if spec.Environment != nil {
+			r.Environment = spec.Environment.Type
+		}
+		all = append(all, r)
+		table = append(table, []string{r.Name, strings.Join(r.Aliases, " "), strings.Join(r.Extensions, " "), r.Environment, r.Origin})
+	}
+	return c.show(a.std.out, all, []string{"NAME", "ALIASES", "FILES", "ENVIRONMENT", "ORIGIN"}, table)
+}
+
+type explainCmd struct {
+	target `embed:""`
+	format
+}
+
+// Run shows what a run would use, and exits with 1 when it would fail.
+func (c *explainCmd) Run(a *app) error {
+	req, err := c.request(a)
+	if err != nil {
+		return err
+	}
+	service, _, err := a.service()
+	if err != nil {
+		return err
+	}
+	e, err := service.Explain(a.ctx, req)
+	if err != nil {
+		return err
+	}
+	rows := [][]string{
+		{"action", e.Action, ""}, {"pack", strings.TrimSpace(e.Pack.Ref + " " + e.Pack.Version), e.PackDir},
+		{"script", e.Script, ""}, {"runtime", e.Runtime, "constraint: " + orNone(e.Constraint)},
+		{"interpreter", e.Interpreter.Version, e.Interpreter.Path},
+		{"environment", e.Environment.State, strings.TrimSpace(e.Environment.Key + " " + e.Environment.Path)},
+	}
+	for _, s := range e.Settings {
+		rows = append(rows, []string{s.Name, s.Value, s.Why})
+	}
+	for _, problem := range e.Problems {
+		rows = append(rows, []string{"problem", problem, ""})
+	}
+	if err := c.show(a.std.out, e, []string{"WHAT", "VALUE", "WHY"}, rows); err != nil {
+		return err
+	}
+	if len(e.Problems) > 0 {
+		return exitCode(1)
+	}
+	return nil
+}
+
+func orNone(text string) string {
+	if text == "" {
+		return "none"
+	}
+	return text
+}
+
+type configCmd struct{ format }
+
+// Run shows every setting with its source.
+func (c *configCmd) Run(a *app) error {
+	cfg, err := loadConfig(a.cli.globals, os.Environ())
+	if err != nil {
+		return err
+	}
+	slices.SortFunc(cfg.settings, func(a, b setting) int { return strings.Compare(a.Key, b.Key) })
+	rows := [][]string{{"(file)", orNone(cfg.file), "ATTUNE_CONFIG"}}
+	for _, s := range cfg.settings {
+		rows = append(rows, []string{s.Key, s.Value, s.Source})
+	}
+	return c.show(a.std.out, map[string]any{"file": cfg.file, "settings": cfg.settings}, []string{"KEY", "VALUE", "FROM"}, rows)
+}
+
+type versionCmd struct{}
+
+// Run prints one line.
+func (versionCmd) Run(a *app) error {
+	_, err := fmt.Fprintln(a.std.out, a.name, version.String())
+	return err
+}

@@ -1,0 +1,91 @@
+package executor
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+
+	"golang.org/x/sys/unix"
+	"syscall"
+
+	"github.com/attune-run/attune/envcache"
+	"github.com/attune-run/attune/pack"
+	"github.com/attune-run/attune/proc"
+)
+
+// The kinds of errors in a result.
+const (
+	kindRequest     = "request"
+	kindPack        = "pack"
+	kindParameters  = "parameters"
+	kindRuntime     = "runtime"
+	kindEnvironment = "environment"
+	kindIsolation   = "isolation"
+	kindSpawn       = "spawn"
+	kindSecret      = "secret"
+	kindInternal    = "internal"
+	kindOutput      = "output"
+	kindExit        = "exit"
+	kindSignal      = "signal"
+	kindTimeout     = "timeout"
+)
+
+// failure is an error that knows how it is reported.
+type failure struct {
+	kind   string
+	hint   string
+	exit   int    // zero means ExitAttune
+	status Status // empty means Errored
+	err    error
+}
+
+func (f *failure) Error() string { return f.err.Error() }
+func (f *failure) Unwrap() error { return f.err }
+
+func badRequest(hint, format string, args ...any) error {
+	return &failure{kind: kindRequest, hint: hint, err: fmt.Errorf(format, args...)}
+}
+
+// packFailure reports what pack could not load.
+func packFailure(err error) error {
+	f := &failure{kind: kindPack, err: err, hint: "`attune-run pack validate` shows every problem of a pack with its place"}
+	var missing *pack.NotFoundError
+	if errors.As(err, &missing) {
+		f.exit = ExitNotFound
+		f.hint = "`attune-run pack list` shows what there is; --packs names a further directory"
+	}
+	return f
+}
+
+func noRuntime(err error) error {
+	return &failure{kind: kindRuntime, exit: ExitNoRuntime, err: err,
+		hint: "`attune-run detect` shows what this machine has"}
+}
+
+func environmentFailure(err error) error {
+	f := &failure{kind: kindEnvironment, err: err}
+	var build *envcache.BuildError
+	if errors.As(err, &build) {
+		f.hint = "the whole output of the build is in " + build.Log
+	}
+	if errors.Is(err, fs.ErrPermission) || errors.Is(err, syscall.EROFS) || errors.Is(err, syscall.ENOSPC) {
+		f.hint = "name a cache directory that can be written with --cache or ATTUNE_CACHE"
+	}
+	return f
+}
+
+func spawnFailure(err error) error {
+	f := &failure{kind: kindSpawn, err: err}
+	var start *proc.StartError
+	if errors.As(err, &start) && errors.Is(err, fs.ErrPermission) {
+		f.exit, f.hint = ExitNoRuntime, "make it executable: chmod +x "+start.Path
+	}
+	return f
+}
+
+func signalName(s syscall.Signal) string {
+	if name := unix.SignalName(s); name != "" {
+		return name
+	}
+	return fmt.Sprintf("signal %d", int(s))
+}

@@ -1,0 +1,235 @@
+package executor
+
+import (
+	"context"
+	"fmt"
+	"path/filepath"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/google/uuid"
+
+	"github.com/attune-run/attune/internal/nearest"
+	"github.com/attune-run/attune/pack"
+	"github.com/attune-run/attune/runtime"
+)
+
+// job is what to run and how, once everything that was said about it — by the
+// action, the request, the profile and the operator — has been taken together.
+type job struct {
+	ref        string       // as in the result
+	pack       *pack.Pack   // nil for a bare script
+	schema     *pack.Schema // nil for a bare script: any parameter, all strings
+	spec       *runtime.Spec
+	constraint string // of the runtime's version
+	// interpreter is the path a script's own first line names; empty means by version.
+	interpreter     string
+	interpreterArgs []string // what that line says behind the interpreter
+	preferPath      bool     // without a constraint, the interpreter that PATH names first
+
+	dir    string // the pack's, or the script's
+	script string // absolute; empty for inline code
+	inline string
+
+	delivery, parameterFormat, outputFormat string
+	outputSchema                            *pack.Schema
+	env                                     map[string]string
+	passEnv                                 []string
+	settings                                settings
+	isolation                               string // as asked for; empty means by profile
+	limits                                  map[string]any
+}
+
+const defaultTimeout = 300 * time.Second
+
+// load finds out what is to be run.
+func (x *execution) load(context.Context) error {
+	if err := x.checkRequest(); err != nil {
+		return err
+	}
+	var err error
+	if x.req.Action != "" {
+		err = x.loadAction()
+	} else {
+		err = x.loadScript()
+	}
+	if err != nil {
+		return err
+	}
+	return x.applySettings()
+}
+
+// checkRequest refuses a request that contradicts itself.
+func (x *execution) checkRequest() error {
+	r := &x.req
+	switch {
+	case r.Schema != "" && r.Schema != RequestSchema:
+		return badRequest("", "schema %q is not known here, want %q", r.Schema, RequestSchema)
+	case (r.Action == "") == (r.Script == nil):
+		return badRequest("", "a request names either an action or a script")
+	case r.Script != nil && (r.Script.Path == "") == (r.Script.Inline == ""):
+		return badRequest("", "a script has either a path or inline code")
+	case len(r.Args) > 0 && r.Action != "":
+		return badRequest("pass them as parameters: -p name=value", "action %s takes parameters, not arguments: %q", r.Action, r.Args)
+	case r.Timeout < 0:
+		return badRequest("leave it out for the default", "timeout %s is negative", time.Duration(r.Timeout))
+	}
+	if r.ID != "" {
+		if _, err := uuid.Parse(r.ID); err != nil {
+			return badRequest("leave it out and one is made", "id %q is not a UUID", r.ID)
+		}
+	}
+	return nil
+}
+
+func (x *execution) loadAction() error {
+	action, err := x.svc.finder.Action(x.req.Action)
+	if err != nil {
+		return packFailure(err)
+	}
+	x.hashPack(action.Pack)
+	for _, p := range action.Warnings {
+		x.warn("%v", p)
+	}
+	spec, err := x.svc.lookup(action.Pack, action.Runtime)
+	if err != nil {
+		return noRuntime(fmt.Errorf("action %s: %w", action.Ref, err))
+	}
+	x.job = job{
+		ref: action.Ref, pack: action.Pack, schema: action.Parameters, spec: spec,
+		constraint: first(x.req.RuntimeVersion, action.RuntimeVersion),
+		dir:        action.Pack.Dir, script: action.EntryPoint,
+		delivery: action.Delivery, parameterFormat: action.ParameterFormat,
+		outputFormat: action.OutputFormat, outputSchema: action.OutputSchema,
+		env: action.Env, passEnv: action.PassEnv,
+		isolation: first(x.req.Isolation, action.Isolation),
+		limits:    merged(action.Limits, x.req.Limits),
+	}
+	x.job.settings = x.profile(Sealed, action.Timeout, action.Cwd)
+	return nil
+}
+
+// hashPack digests the pack beside the rest of the work; finish waits for it.
+func (x *execution) hashPack(p *pack.Pack) {
+	x.res.Pack = PackInfo{Ref: p.Ref, Version: p.Version}
+	done := make(chan digest, 1)
+	x.digest = done
+	go func() {
+		text, err := p.Digest()
+		done <- digest{text, err}
+	}()
+}
+
+// lookup finds a runtime by the name an action uses: the pack's own first.
+func (s *Service) lookup(p *pack.Pack, name string) (*runtime.Spec, error) {
+	catalog := s.catalog
+	if p != nil {
+		own, err := p.RuntimeSpecs()
+		if err != nil {
+			return nil, err
+		}
+		for _, spec := range own {
+			if strings.EqualFold(spec.Name, name) || slices.ContainsFunc(spec.Aliases, func(a string) bool { return strings.EqualFold(a, name) }) {
+				return spec, nil
+			}
+		}
+	}
+	spec, ok := catalog.Lookup(name)
+	if !ok {
+		return nil, unknownRuntime(catalog, name)
+	}
+	if !s.allowed(spec) {
+		return nil, fmt.Errorf("runtime %s is switched off by ATTUNE_WORKER_RUNTIMES=%s", spec.Name, s.cfg.Runtimes)
+	}
+	return spec, nil
+}
+
+func unknownRuntime(catalog runtime.Catalog, name string) error {
+	if near := nearest.Name(name, catalog.Names()); near != "" {
+		return fmt.Errorf("there is no runtime %q; did you mean %q?", name, near)
+	}
+	return fmt.Errorf("there is no runtime %q; known are %s", name, strings.Join(catalog.Names(), ", "))
+}
+
+// settings are a profile's choices after the flags that change one at a time.
+type settings struct {
+	profile     Profile
+	cwd         string // "pack", "caller", "workspace", or an absolute path
+	inheritEnv  bool
+	private     bool // HOME, TMPDIR and umask of its own
+	callerStdin bool // the caller's stdin when there are no parameters
+	timeout     time.Duration
+	why         map[string]string // setting → who decided; for Explain
+}
+
+// profile starts from the default profile, unless another was asked for, and
+// overlays the action's own words and then the request's.
+func (x *execution) profile(byDefault Profile, timeout time.Duration, cwd string) settings {
+	profile, why := byDefault, map[string]string{"profile": "default for an action of a pack"}
+	if byDefault == Host {
+		why["profile"] = "default for a bare script"
+	}
+	if x.local.Profile != "" {
+		profile, why["profile"] = x.local.Profile, "--profile"
+	}
+	set := settings{profile: profile, cwd: "pack", private: true, timeout: defaultTimeout, why: why}
+	if profile == Host {
+		set = settings{profile: profile, cwd: "caller", inheritEnv: true, callerStdin: true, why: why}
+	}
+	for _, name := range []string{"cwd", "environment", "timeout"} {
+		why[name] = "profile " + string(profile)
+	}
+	if timeout > 0 {
+		set.timeout, why["timeout"] = timeout, "the action's timeout"
+	}
+	if x.req.Timeout > 0 {
+		set.timeout, why["timeout"] = time.Duration(x.req.Timeout), "the request's timeout"
+	}
+	if limit := x.svc.cfg.MaxTimeout; limit > 0 && (set.timeout == 0 || set.timeout > limit) {
+		set.timeout, why["timeout"] = limit, "the operator's maximum"
+	}
+	if cwd != "" && profile == Sealed {
+		set.cwd, why["cwd"] = cwd, "the action's cwd"
+	}
+	if x.local.Cwd != "" {
+		set.cwd, why["cwd"] = x.local.Cwd, "--cwd"
+	}
+	if x.local.InheritEnv {
+		set.inheritEnv, why["environment"] = true, "--inherit-env"
+	}
+	return set
+}
+
+// applySettings checks what the job asks of this machine and resolves its directory.
+func (x *execution) applySettings() error {
+	requested := x.job.isolation
+	if requested == "" {
+		requested = "none"
+		if x.job.settings.profile == Sealed {
+			requested = "basic"
+		}
+	}
+	x.res.Isolation.Requested, x.res.Isolation.Mode = requested, x.req.IsolationMode
+	switch {
+	case !slices.Contains([]string{"none", "basic", "strict"}, requested):
+		return &failure{kind: kindIsolation, err: fmt.Errorf("isolation %q is not a level; there are none, basic and strict", requested)}
+	case x.job.isolation != "" && requested != "none" && x.req.IsolationMode != "best-effort":
+		return &failure{kind: kindIsolation, err: fmt.Errorf("isolation %s was asked for and cannot be applied: this version enforces none", requested),
+			hint: "--isolation-mode=best-effort runs it all the same and says what is missing"}
+	case requested != "none":
+		x.res.Isolation.Missing = []string{requested}
+	}
+	for _, name := range sortedKeys(x.job.limits) {
+		x.res.Limits = append(x.res.Limits, LimitInfo{Name: name, Limit: x.job.limits[name], EnforcedBy: "none"})
+	}
+	set := &x.job.settings
+	if !slices.Contains([]string{"pack", "caller", "workspace"}, set.cwd) && !filepath.IsAbs(set.cwd) {
+		dir, err := x.callerDir()
+		if err != nil {
+			return err
+		}
+		set.cwd = filepath.Join(dir, set.cwd)
+	}
+	return nil
+}

@@ -1,0 +1,100 @@
+package executor
+
+import (
+	"context"
+	"fmt"
+	"os"
+	"path/filepath"
+	"slices"
+
+	"github.com/attune-run/attune/detect"
+	"github.com/attune-run/attune/envcache"
+	"github.com/attune-run/attune/recipe"
+	"github.com/attune-run/attune/runtime"
+)
+
+// allowed is false for a runtime that ATTUNE_WORKER_RUNTIMES leaves out.
+func (s *Service) allowed(spec *runtime.Spec) bool {
+	if s.cfg.Runtimes == "" {
+		return true
+	}
+	kept, _ := detect.Restrict([]*runtime.Spec{spec}, s.cfg.Runtimes)
+	return len(kept) > 0
+}
+
+// find chooses the interpreter of a job: the one its script names, one that was detected before Start,
+// or one of this machine.
+func (s *Service) find(ctx context.Context, j *job) (runtime.Interpreter, error) {
+	if j.interpreter != "" {
+		return s.detector.Verify(ctx, j.spec, j.interpreter)
+	}
+	var versions []string
+	for _, i := range s.cfg.Mode.detected {
+		if i.Runtime == j.spec.Name {
+			versions = append(versions, i.Version)
+		}
+	}
+	if best, err := j.spec.Rank(versions, j.constraint); err == nil && len(versions) > 0 {
+		at := slices.IndexFunc(s.cfg.Mode.detected, func(i runtime.Interpreter) bool {
+			return i.Runtime == j.spec.Name && i.Version == best
+		})
+		return s.cfg.Mode.detected[at], nil
+	}
+	if j.preferPath && j.constraint == "" {
+		return s.detector.First(ctx, j.spec)
+	}
+	return s.detector.Find(ctx, j.spec, j.constraint)
+}
+
+// plan is what a recipe makes of a job on this machine.
+type plan struct {
+	recipe recipe.Recipe
+	input  recipe.Input
+	key    envcache.Key
+	needed bool // an environment is needed
+}
+
+// plan asks the recipe of the job's runtime what has to be built; it builds nothing.
+func (s *Service) plan(ctx context.Context, j *job, interpreter runtime.Interpreter, local Local) (plan, error) {
+	spec := j.spec.For(interpreter.Version)
+	rcp, err := recipe.For(spec)
+	if err != nil {
+		return plan{}, err
+	}
+	p := plan{recipe: rcp, input: recipe.Input{
+		Spec: spec, Interpreter: interpreter, PackDir: j.dir, Script: j.script, AdHoc: j.pack == nil,
+		HostEnv: s.cfg.Environ, Locked: local.Locked, Offline: local.Offline, InstallScripts: s.cfg.InstallScripts,
+		StoreRoot: s.cfg.CacheDir, Downloads: filepath.Join(s.cfg.CacheDir, "v1", "downloads"),
+		Probe: func(ctx context.Context, path string) (runtime.Interpreter, error) {
+			return s.detector.Verify(ctx, spec, path)
+		},
+	}}
+	p.key, p.needed, err = recipe.Key(ctx, rcp, p.input)
+	return p, err
+}
+
+// acquire makes the planned environment ready and holds it.
+func (s *Service) acquire(ctx context.Context, p plan, local Local, progress func(envcache.Progress)) (*envcache.Env, error) {
+	store, err := s.Store()
+	if err != nil {
+		return nil, err
+	}
+	env, err := store.Acquire(ctx, p.key, recipe.Builder(p.recipe, p.input), progress)
+	if err != nil && local.Offline {
+		return nil, fmt.Errorf("%w (offline: nothing may be downloaded for environment %s)", err, p.key.ID)
+	}
+	return env, err
+}
+
+// inlineFile gives inline code a file where its runtime cannot take it as an argument.
+func (x *execution) inlineFile() error {
+	if x.job.inline == "" || x.job.spec.Inline.Strategy == "direct" {
+		return nil
+	}
+	path := x.privatePath("inline" + x.job.spec.Inline.Extension)
+	if err := os.WriteFile(path, []byte(x.job.inline), 0o600); err != nil {
+		return &failure{kind: kindSpawn, err: err}
+	}
+	x.job.script = path
+	return nil
+}

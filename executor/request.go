@@ -1,0 +1,144 @@
+package executor
+
+import (
+	"encoding/json"
+	"fmt"
+	"os"
+	"time"
+)
+
+// RequestSchema and ResultSchema version the two wire formats.
+const (
+	RequestSchema = "attune.request/v1"
+	ResultSchema  = "attune.result/v1"
+)
+
+// Request asks for one execution: of an Action, or of a Script. It is a wire
+// type; Local alone never travels.
+type Request struct {
+	Schema string `json:"schema"`
+	// ID is a UUID and the idempotency key; empty means a new version 7 UUID.
+	ID     string   `json:"id,omitempty"`
+	Action string   `json:"action,omitempty"` // "pack.action" or "pack.action@constraint"
+	Script *Script  `json:"script,omitempty"`
+	Args   []string `json:"args,omitempty"`
+
+	Parameters map[string]any    `json:"parameters,omitempty"` // JSON values, numbers as json.Number
+	Secrets    map[string]string `json:"secrets,omitempty"`    // name → reference, "env:API_KEY"
+	SecretEnv  []string          `json:"secret_env,omitempty"` // secrets handed over as variables
+	Env        map[string]string `json:"env,omitempty"`
+
+	Timeout        Duration         `json:"timeout,omitzero"` // zero means the action's own
+	RuntimeVersion string           `json:"runtime_version,omitempty"`
+	Isolation      string           `json:"isolation,omitempty"`
+	IsolationMode  string           `json:"isolation_mode,omitempty"`
+	Limits         map[string]any   `json:"limits,omitempty"`
+	Retries        *Retries         `json:"retries,omitempty"`
+	OnLost         string           `json:"on_lost,omitempty"`
+	Priority       int              `json:"priority,omitempty"`
+	NotBefore      string           `json:"not_before,omitempty"`
+	Selector       map[string]any   `json:"selector,omitempty"`
+	Tolerations    []map[string]any `json:"tolerations,omitempty"`
+	Affinity       []map[string]any `json:"affinity,omitempty"`
+	Context        Context          `json:"context,omitzero"`
+
+	Local *Local `json:"-"`
+}
+
+// Script is code that belongs to no pack: a file, or Inline code with the name
+// of its Runtime.
+type Script struct {
+	Path    string `json:"path,omitempty"`
+	Inline  string `json:"inline,omitempty"`
+	Runtime string `json:"runtime,omitempty"`
+}
+
+// Retries is how often, and after what pause, a failed execution is run again by the pool.
+type Retries struct {
+	Max     int      `json:"max"`
+	Backoff Duration `json:"backoff,omitzero"`
+}
+
+// Context says where a request came from; it reaches the child as variables.
+type Context struct {
+	Rule        string `json:"rule,omitempty"`
+	Trigger     string `json:"trigger,omitempty"`
+	Traceparent string `json:"traceparent,omitempty"` // W3C Trace Context
+}
+
+// Local is what only the command line on the same machine may ask for.
+type Local struct {
+	Profile    Profile
+	Dir        string // the caller's working directory; empty means attune's own
+	Cwd        string // overrides the profile's working directory
+	InheritEnv bool   // the caller's environment, also in the sealed profile
+	Stdin      *os.File
+	// Arguments are parameters as they were typed, read by their declared type.
+	Arguments    []Argument
+	OutputFormat string // overrides a script's output format
+	Artifacts    string // directory that receives a copy of the artifacts
+	Locked       bool
+	Offline      bool
+	RetryFailed  bool
+	// Direct hands the observer's files to the child itself where nothing needs
+	// to read the output on its way (no secret, no structured output).
+	Direct bool
+	Force  <-chan struct{} // closed: SIGKILL at once
+	Grace  time.Duration   // zero means 10 s
+}
+
+// Argument is one "-p name=text", or "-p name:=json".
+type Argument struct {
+	Name, Text string
+	JSON       bool
+}
+
+// Profile is a set of defaults for one execution.
+type Profile string
+
+const (
+	// Sealed starts from nothing: the default for actions of a pack.
+	Sealed Profile = "sealed"
+	// Host starts from the caller's surroundings: the default for bare scripts.
+	Host Profile = "host"
+)
+
+// Duration is a time.Duration that is written as Go's text ("30s"), and read
+// from such a text or from a number of seconds.
+type Duration time.Duration
+
+// MarshalJSON writes the duration as text.
+func (d Duration) MarshalJSON() ([]byte, error) {
+	return json.Marshal(time.Duration(d).String())
+}
+
+// UnmarshalJSON reads "1m30s" or 90.
+func (d *Duration) UnmarshalJSON(data []byte) error {
+	var seconds float64
+	if json.Unmarshal(data, &seconds) == nil {
+		*d = Duration(seconds * float64(time.Second))
+		return nil
+	}
+	var text string
+	if err := json.Unmarshal(data, &text); err != nil {
+		return fmt.Errorf("a duration is a number of seconds or a text like \"30s\", not %s", data)
+	}
+	parsed, err := time.ParseDuration(text)
+	if err != nil {
+		return fmt.Errorf("duration %q: write it like \"30s\" or \"5m\"", text)
+	}
+	*d = Duration(parsed)
+	return nil
+}
+
+// name is what the result calls the thing that was asked for.
+func (r *Request) name() string {
+	switch {
+	case r.Action != "":
+		return r.Action
+	case r.Script != nil && r.Script.Path != "":
+		return "script:" + baseName(r.Script.Path)
+	default:
+		return "script:inline"
+	}
+}

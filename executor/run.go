@@ -1,0 +1,234 @@
+package executor
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"strings"
+
+
+	"github.com/attune-run/attune/proc"
+)
+
+// errTimedOut is the cause of a context whose execution ran out of time.
+var errTimedOut = errors.New("timed out")
+
+// run starts the child, supervises it until nothing of it is left, and collects what it left behind.
+func (x *execution) run(ctx context.Context) error {
+	if err := x.makePrivateDir(); err != nil {
+		return err
+	}
+	spec, err := x.childSpec()
+	if err != nil {
+		return err
+	}
+	if timeout := x.job.settings.timeout; timeout > 0 {
+		var cancel context.CancelFunc
+		ctx, cancel = context.WithTimeoutCause(ctx, timeout, errTimedOut)
+		defer cancel()
+	}
+	x.exit, err = proc.Run(ctx, spec)
+	if err != nil {
+		return spawnFailure(err)
+	}
+	x.res.LeftoverProcesses = x.exit.Leftovers
+	x.res.Usage = UsageInfo{
+		MaxRSSBytes: x.exit.Usage.MaxRSS,
+		UserMS:      milliseconds(x.exit.Usage.User), SystemMS: milliseconds(x.exit.Usage.System),
+	}
+	return x.collectArtifacts()
+}
+
+// childSpec is the process that runs the job.
+func (x *execution) childSpec() (proc.Spec, error) {
+	argv, err := x.argv()
+	if err != nil {
+		return proc.Spec{}, err
+	}
+	env, err := x.childEnv()
+	if err != nil {
+		return proc.Spec{}, err
+	}
+	dir, err := x.workingDir()
+	if err != nil {
+		return proc.Spec{}, err
+	}
+	stdin, err := x.stdin()
+	if err != nil {
+		return proc.Spec{}, err
+	}
+	spec := proc.Spec{
+		Argv: argv, Env: env, Dir: dir, Stdin: stdin,
+		Foreground: x.job.settings.profile == Host,
+		Grace:      x.local.Grace, Force: x.local.Force, Secrets: x.redact,
+		Started: func(pid int) { x.event(Event{Kind: ProcessStarted, Stage: stageRun, PID: pid}) },
+	}
+	if x.job.settings.private {
+		umask := 0o077
+		spec.Umask = &umask
+	}
+	if x.env != nil {
+		hold, err := x.env.Hold()
+		if err != nil {
+			return proc.Spec{}, environmentFailure(err)
+		}
+		x.held = hold
+		spec.Hold = []*os.File{hold}
+	}
+	x.streams = x.newStreams()
+	spec.Stdout, spec.Stderr, spec.Direct = x.streams.stdoutSink, x.streams.stderrSink, x.streams.direct
+	return spec, nil
+}
+
+// argv is the recipe's command with what the script's first line adds and the script's own arguments.
+func (x *execution) argv() ([]string, error) {
+	argv := x.command.Argv
+	script := argv[len(argv)-1]
+	head := append([]string{argv[0]}, x.job.interpreterArgs...)
+	if len(argv) > 1 {
+		head = append(head, argv[1:len(argv)-1]...)
+	}
+	switch {
+	case x.job.inline != "" && x.job.spec.Inline.Strategy == "direct":
+		head = append(append(head, x.job.spec.Inline.Args...), x.job.inline)
+	case len(argv) > 1:
+		head = append(head, script)
+	}
+	for _, name := range x.positional() {
+		if value, ok := x.values[name]; ok && value != nil {
+			head = append(head, scalarText(value))
+		}
+	}
+	return append(head, x.req.Args...), nil
+}
+
+func (x *execution) positional() []string {
+	if x.job.schema == nil {
+		return nil
+	}
+	return x.job.schema.Positional()
+}
+
+func (x *execution) workingDir() (string, error) {
+	switch cwd := x.job.settings.cwd; cwd {
+	case "pack":
+		return x.job.dir, nil
+	case "workspace":
+		return x.privatePath("workspace"), nil
+	case "caller":
+		return x.callerDir()
+	default:
+		if info, err := os.Stat(cwd); err != nil {
+			return "", badRequest("", "working directory: %w", err)
+		} else if !info.IsDir() {
+			return "", badRequest("", "working directory %s is no directory", cwd)
+		}
+		return cwd, nil
+	}
+}
+
+// stdin is the parameter document, or the caller's own stdin where the profile hands it over
+// and there is nothing to say.
+func (x *execution) stdin() (io.Reader, error) {
+	callers := func() io.Reader {
+		if x.job.settings.callerStdin && x.local.Stdin != nil {
+			return x.local.Stdin
+		}
+		return nil
+	}
+	if x.job.delivery == "file" {
+		return callers(), nil
+	}
+	if x.job.settings.callerStdin && len(x.values) == 0 && x.local.Stdin != nil {
+		return callers(), nil
+	}
+	document, err := encodeParameters(x.job.parameterFormat, x.values)
+	if err != nil {
+		return nil, &failure{kind: kindParameters, err: err}
+	}
+	return strings.NewReader(document), nil
+}
+
+// makePrivateDir makes the directory of this execution and what the child finds in it.
+func (x *execution) makePrivateDir() error {
+	private, err := proc.NewPrivateDir(x.svc.cfg.TempDir)
+	if err != nil {
+		return &failure{kind: kindSpawn, err: fmt.Errorf("private directory: %w", err),
+			hint: "TMPDIR names a directory that can be written"}
+	}
+	x.private = private
+	dirs := []string{"artifacts"}
+	if x.job.settings.private {
+		dirs = append(dirs, "home", "tmp")
+	}
+	if x.job.settings.cwd == "workspace" {
+		dirs = append(dirs, "workspace")
+	}
+	for _, dir := range dirs {
+		if err := os.Mkdir(x.privatePath(dir), 0o700); err != nil {
+			return &failure{kind: kindSpawn, err: err}
+		}
+	}
+	return x.writePrivateFiles()
+}
+
+func (x *execution) writePrivateFiles() error {
+	if x.job.pack != nil {
+		config, err := x.job.pack.Config(x.svc.cfg.PackConfig[x.job.pack.Ref])
+		if err != nil {
+			return &failure{kind: kindPack, err: fmt.Errorf("configuration of pack %s: %w", x.job.pack.Ref, err),
+				hint: "pack_config." + x.job.pack.Ref + " in the configuration file overlays the pack's defaults"}
+		}
+		document, err := encodeJSON(config)
+		if err != nil {
+			return err
+		}
+		if err := x.writePrivate("config.json", document); err != nil {
+			return err
+		}
+	}
+	if x.job.delivery != "file" {
+		return nil
+	}
+	document, err := encodeParameters(x.job.parameterFormat, x.values)
+	if err != nil {
+		return &failure{kind: kindParameters, err: err}
+	}
+	return x.writePrivate("parameters", document)
+}
+
+func (x *execution) writePrivate(name, content string) error {
+	if err := os.WriteFile(x.privatePath(name), []byte(content), 0o400); err != nil {
+		return &failure{kind: kindSpawn, err: err}
+	}
+	return nil
+}
+
+func (x *execution) privatePath(name string) string {
+	return filepath.Join(x.private.Path, name)
+}
+
+// ended says how the child's end becomes the result's status; nil when it exited with 0.
+func (x *execution) ended() *failure {
+	x.res.ExitCode = x.exit.Code
+	if x.exit.Signal != 0 {
+		x.res.Signal = signalName(x.exit.Signal)
+	}
+	switch {
+	case errors.Is(x.exit.Cause, errTimedOut):
+		return &failure{kind: kindTimeout, status: TimedOut, exit: ExitTimedOut,
+			err:  fmt.Errorf("%s ran longer than %s", x.job.ref, x.job.settings.timeout),
+			hint: "--timeout, or timeout in the action's metadata, gives it more time"}
+	case x.exit.Signal != 0:
+		return &failure{kind: kindSignal, status: Failed, exit: x.exit.Code,
+			err: fmt.Errorf("%s was ended by %s", x.job.ref, x.res.Signal)}
+	case x.exit.Code != 0:
+		return &failure{kind: kindExit, status: Failed, exit: x.exit.Code,
+			err: fmt.Errorf("%s exited with %d", x.job.ref, x.exit.Code)}
+	}
+	return nil
+}
+

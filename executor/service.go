@@ -1,0 +1,168 @@
+// Package executor takes one execution from request to result: load, validate,
+// pick the runtime, ensure the environment, run, decode. Service is the engine
+// behind every front door; StartupMode says what it prepares before it takes work.
+package executor
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"strconv"
+	"sync"
+	"time"
+
+	"github.com/attune-run/attune/detect"
+	"github.com/attune-run/attune/envcache"
+	"github.com/attune-run/attune/pack"
+	"github.com/attune-run/attune/proc"
+	"github.com/attune-run/attune/runtime"
+)
+
+// Config is what an operator decides for a Service. New copies it.
+type Config struct {
+	Mode     StartupMode // zero value: Agent(nil)
+	Packs    []string    // pack directories, first match wins
+	CacheDir string      // root of the environment store; required
+	TempDir  string      // base of private directories; empty means <os.TempDir>/attune-<uid>
+
+	Environ  []string // the host's environment; nil means os.Environ()
+	Runtimes string   // restricts the runtimes, as ATTUNE_WORKER_RUNTIMES; empty means all
+	AllowEnv []string // globs of variables that pass_env may ask for
+	// PassProxies hands proxy and CA variables to sealed actions too.
+	PassProxies    bool
+	MaxTimeout     time.Duration // upper bound of any timeout; zero means none
+	PackConfig     map[string]map[string]any
+	InstallScripts bool  // packages may run their own install scripts while building
+	ResultMax      int64 // bytes of structured output; zero means 16 MiB
+	CaptureMax     int   // bytes of each captured stream; zero means 1 MiB
+	Worker         string
+	// Concurrency bounds parallel builds in worker mode; zero means the number of CPUs.
+	Concurrency int
+	Log         *slog.Logger // nil discards
+}
+
+// StartupMode says what Start prepares. The zero value is Agent(nil).
+type StartupMode struct {
+	worker   bool
+	detected []runtime.Interpreter
+}
+
+// Worker verifies every runtime version and builds every environment at Start.
+func Worker() StartupMode { return StartupMode{worker: true} }
+
+// Agent prepares on first use. Interpreters that were detected already may be
+// handed in; nil means they are detected when they are needed.
+func Agent(detected []runtime.Interpreter) StartupMode { return StartupMode{detected: detected} }
+
+// String is "worker" or "agent".
+func (m StartupMode) String() string {
+	if m.worker {
+		return "worker"
+	}
+	return "agent"
+}
+
+// Service runs executions. It is safe for concurrent use after Start.
+type Service struct {
+	cfg      Config
+	catalog  runtime.Catalog
+	finder   pack.Finder
+	detector *detect.Detector
+	prepared []Prepared
+
+	storeOnce sync.Once // the store is opened by the first execution that needs an environment
+	store     *envcache.Store
+	storeErr  error
+}
+
+// New makes a service; it touches no disk and starts no process.
+func New(cfg Config) (*Service, error) {
+	if cfg.CacheDir == "" {
+		return nil, fmt.Errorf("executor: no cache directory")
+	}
+	if cfg.Environ == nil {
+		cfg.Environ = os.Environ()
+	}
+	if cfg.TempDir == "" {
+		cfg.TempDir = filepath.Join(os.TempDir(), "attune-"+strconv.Itoa(os.Getuid()))
+	}
+	if cfg.ResultMax == 0 {
+		cfg.ResultMax = 16 << 20
+	}
+	if cfg.CaptureMax == 0 {
+		cfg.CaptureMax = proc.DefaultCapture
+	}
+	if cfg.Log == nil {
+		cfg.Log = slog.New(slog.NewTextHandler(io.Discard, nil))
+	}
+	catalog, err := runtime.Builtin()
+	if err != nil {
+		return nil, err
+	}
+	dir, err := os.Getwd()
+	if err != nil {
+		return nil, fmt.Errorf("working directory: %w", err)
+	}
+	env := environment(cfg.Environ)
+	return &Service{
+		cfg:     cfg,
+		catalog: catalog,
+		finder:  pack.Finder{Dirs: cfg.Packs},
+		detector: detect.New(detect.Options{
+			Path: env["PATH"], Home: env["HOME"], Dir: dir,
+			CacheFile: filepath.Join(cfg.CacheDir, "v1", "detect.json"),
+		}),
+	}, nil
+}
+
+// Start prepares what the mode asks for. In worker mode everything that could not be
+// prepared is in Prepared afterwards and is tried again on first use; only a
+// canceled context is an error.
+func (s *Service) Start(ctx context.Context) error {
+	proc.SweepPrivateDirs(s.cfg.TempDir)
+	if !s.cfg.Mode.worker {
+		return nil
+	}
+	return s.prepareAll(ctx)
+}
+
+// Prepared is the table of what worker mode prepared at Start, one row per
+// action, ordered by action.
+func (s *Service) Prepared() []Prepared { return s.prepared }
+
+// Store opens the environment store, once.
+func (s *Service) Store() (*envcache.Store, error) {
+	s.storeOnce.Do(func() { s.store, s.storeErr = envcache.Open(s.cfg.CacheDir) })
+	return s.store, s.storeErr
+}
+
+// Observer follows an execution live; all of it is already redacted. Nil fields are not told.
+type Observer struct {
+	Stdout, Stderr io.Writer
+	Event          func(Event)
+}
+
+// Event is one step of an execution.
+type Event struct {
+	Kind     EventKind
+	Stage    string             // for StageStarted and StageFinished: a key of Timings
+	Elapsed  time.Duration      // for StageFinished
+	Progress *envcache.Progress // for EnvironmentProgress
+	PID      int                // for ProcessStarted
+	Message  string             // for Warning
+}
+
+// EventKind tells events apart.
+type EventKind string
+
+// The kinds of events.
+const (
+	StageStarted        EventKind = "stage_started"
+	StageFinished       EventKind = "stage_finished"
+	EnvironmentProgress EventKind = "environment_progress"
+	ProcessStarted      EventKind = "process_started"
+	Warning             EventKind = "warning"
+)

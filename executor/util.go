@@ -1,0 +1,60 @@
+package executor
+
+import (
+	"cmp"
+	"encoding/json"
+	"maps"
+	"slices"
+)
+
+// first is the first that is not empty.
+func first(values ...string) string { return cmp.Or(values...) }
+
+func sortedKeys[V any](m map[string]V) []string { return slices.Sorted(maps.Keys(m)) }
+
+// merged lays over on top of base without changing either.
+func merged(base, over map[string]any) map[string]any {
+	all := maps.Clone(base)
+	if all == nil {
+		all = map[string]any{}
+	}
+	maps.Copy(all, over)
+	return all
+}
+
+// eachString calls do with every scalar below a JSON value as text, booleans and null excepted.
+func eachString(value any, do func(string)) {
+	switch v := value.(type) {
+	case string:
+		do(v)
+	case json.Number:
+		do(v.String())
+	case []any:
+		for _, item := range v {
+			eachString(item, do)
+		}
+	case map[string]any:
+		for _, item := range v {
+			eachString(item, do)
+		}
+	}
+}
+
+// mapStrings rewrites every string and every key below a JSON value.
+func mapStrings(value any, rewrite func(string) string) any {
+	switch v := value.(type) {
+	case string:
+		return rewrite(v)
+	case []any:
+		for i := range v {
+			v[i] = mapStrings(v[i], rewrite)
+		}
+	case map[string]any:
+		changed := make(map[string]any, len(v))
+		for key, item := range v {
+			changed[rewrite(key)] = mapStrings(item, rewrite)
+		}
+		return changed
+	}
+	return value
+}

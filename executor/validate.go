@@ -1,0 +1,160 @@
+package executor
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"maps"
+	"slices"
+	"strings"
+
+	"github.com/attune-run/attune/internal/nearest"
+	"github.com/attune-run/attune/internal/redact"
+	"github.com/attune-run/attune/pack"
+)
+
+// validate reads the parameters, resolves the secrets, merges them, and checks
+// everything at once.
+func (x *execution) validate(ctx context.Context) error {
+	if err := x.checkVariables(); err != nil {
+		return err
+	}
+	given, err := x.arguments()
+	if err != nil {
+		return err
+	}
+	if err := x.resolveSecrets(ctx); err != nil {
+		return err
+	}
+	x.protect(given)
+	for name, value := range x.secrets {
+		if !slices.Contains(x.req.SecretEnv, name) {
+			given[name] = value
+		}
+	}
+	if x.job.schema == nil {
+		x.values = given
+		return nil
+	}
+	for name, value := range x.secrets {
+		if x.job.schema.IsSecret(name) {
+			if given[name], err = x.job.schema.Parse(name, value); err != nil {
+				return parameterFailure(fmt.Errorf("%s: the secret is no %s", name, x.job.schema.Type(name)))
+			}
+		}
+	}
+	if x.values, err = x.job.schema.Bind(given); err != nil {
+		return parameterFailure(err)
+	}
+	x.protect(x.values) // defaults and nested values of secret parameters
+	return nil
+}
+
+// arguments are the request's parameters with those of the command line read by
+// their declared types and laid over them.
+func (x *execution) arguments() (map[string]any, error) {
+	given := maps.Clone(x.req.Parameters)
+	if given == nil {
+		given = map[string]any{}
+	}
+	typed := map[string]any{}
+	var problems []pack.Violation
+	for _, a := range x.local.Arguments {
+		value, err := x.argument(a, typed[a.Name])
+		if err != nil {
+			problems = append(problems, pack.Violation{Path: a.Name, Message: err.Error()})
+			continue
+		}
+		typed[a.Name] = value
+	}
+	if len(problems) > 0 {
+		return nil, parameterFailure(&pack.ViolationsError{Violations: problems})
+	}
+	maps.Copy(given, typed)
+	return given, nil
+}
+
+func (x *execution) argument(a Argument, before any) (any, error) {
+	schema := x.job.schema
+	if schema != nil && schema.IsSecret(a.Name) {
+		return nil, errors.New("is a secret: its value would be visible in the process list; use --secret " + a.Name + "=env:NAME, or --params-file")
+	}
+	if a.JSON {
+		return pack.DecodeJSON([]byte(a.Text))
+	}
+	if schema == nil {
+		return a.Text, nil
+	}
+	value, err := schema.Parse(a.Name, a.Text)
+	if err != nil {
+		return nil, err
+	}
+	if list, ok := before.([]any); ok {
+		if more, ok := value.([]any); ok {
+			return append(list, more...), nil
+		}
+	}
+	return value, nil
+}
+
+// protect makes every value of a secret parameter, and every resolved secret, one that is redacted.
+func (x *execution) protect(values map[string]any) {
+	if x.redact == nil {
+		x.redact = redact.New()
+	}
+	for _, value := range x.secrets {
+		x.redact.Add(value)
+	}
+	if x.job.schema == nil {
+		return
+	}
+	for _, name := range x.job.schema.Secrets() {
+		eachString(values[name], x.redact.Add)
+	}
+}
+
+// checkVariables refuses variables the child could not get or that are attune's own.
+func (x *execution) checkVariables() error {
+	for _, name := range slices.Concat(sortedKeys(x.req.Env), sortedKeys(x.job.env), x.req.SecretEnv) {
+		switch {
+		case name == "" || strings.ContainsAny(name, "=\x00"):
+			return badRequest("", "env: %q is not the name of a variable", name)
+		case strings.HasPrefix(name, "ATTUNE_"):
+			return badRequest("choose another name", "env: %s: the prefix ATTUNE_ is reserved", name)
+		case strings.Contains(x.req.Env[name], "\x00") || strings.Contains(x.job.env[name], "\x00"):
+			return badRequest("variables cannot hold one; pass it as a parameter", "env: %s holds a NUL byte", name)
+		}
+	}
+	for _, arg := range x.req.Args {
+		if strings.Contains(arg, "\x00") {
+			return badRequest("arguments cannot hold one; pass it as a parameter", "argument %q holds a NUL byte", arg)
+		}
+	}
+	for _, name := range x.req.SecretEnv {
+		if _, ok := x.req.Secrets[name]; !ok {
+			return badRequest("add secrets."+name, "secret_env: there is no secret %s", name)
+		}
+	}
+	if x.job.schema == nil {
+		return nil
+	}
+	for _, name := range sortedKeys(x.req.Secrets) {
+		if !slices.Contains(x.req.SecretEnv, name) && !x.job.schema.IsSecret(name) {
+			return x.undeclaredSecret(name)
+		}
+	}
+	return nil
+}
+
+func (x *execution) undeclaredSecret(name string) error {
+	declared := x.job.schema.Secrets()
+	hint := "a secret fills a parameter declared `secret: true`, or a variable named with --secret-env"
+	if near := nearest.Name(name, declared); near != "" {
+		hint = "did you mean " + near + "?"
+	}
+	return &failure{kind: kindSecret, hint: hint, err: fmt.Errorf("%s declares no secret parameter %s", x.job.ref, name)}
+}
+
+func parameterFailure(err error) error {
+	return &failure{kind: kindParameters, err: err, hint: "`attune-run pack show ACTION` lists the parameters"}
+}

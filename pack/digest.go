@@ -1,0 +1,77 @@
+package pack
+
+import (
+	"crypto/sha256"
+	"encoding/hex"
+	"fmt"
+	"hash"
+	"io"
+	"io/fs"
+	"os"
+	"path"
+	"strings"
+)
+
+// Digest is "sha256:<hex>" over the pack's files: for each, sorted by its path, a line of its kind (x for an executable
+// file, f for another, l for a symbolic link), the length and bytes of its path, and the length and bytes of its content or link
+// target. Left out is what tools leave behind: .git, __pycache__ and *.pyc. Anything that is neither file, directory
+// nor link is an error.
+func (p *Pack) Digest() (string, error) {
+	root, err := os.OpenRoot(p.Dir)
+	if err != nil {
+		return "", err
+	}
+	defer func() { _ = root.Close() }()
+	sum := sha256.New()
+	buffer := make([]byte, 32<<10)
+	err = fs.WalkDir(root.FS(), ".", func(name string, entry fs.DirEntry, err error) error {
+		switch {
+		case err != nil:
+			return err
+		case entry.IsDir() && (entry.Name() == ".git" || entry.Name() == "__pycache__"):
+			return fs.SkipDir
+		case entry.IsDir() || path.Ext(name) == ".pyc":
+			return nil
+		case entry.Type()&fs.ModeSymlink != 0:
+			target, err := root.Readlink(name)
+			if err != nil {
+				return err
+			}
+			return digestEntry(sum, "l", name, int64(len(target)), strings.NewReader(target), buffer)
+		}
+		return digestFile(sum, root, name, buffer)
+	})
+	if err != nil {
+		return "", err
+	}
+	return "sha256:" + hex.EncodeToString(sum.Sum(nil)), nil
+}
+
+func digestFile(sum hash.Hash, root *os.Root, name string, buffer []byte) error {
+	f, err := root.Open(name)
+	if err != nil {
+		return err
+	}
+	defer func() { _ = f.Close() }()
+	info, err := f.Stat()
+	if err != nil {
+		return err
+	}
+	if !info.Mode().IsRegular() {
+		return fmt.Errorf("%s is no regular file", name)
+	}
+	kind := "f"
+	if info.Mode()&0o111 != 0 {
+		kind = "x"
+	}
+	return digestEntry(sum, kind, name, info.Size(), f, buffer)
+}
+
+func digestEntry(sum hash.Hash, kind, name string, size int64, content io.Reader, buffer []byte) error {
+	_, _ = fmt.Fprintf(sum, "%s %d %s %d ", kind, len(name), name, size)
+	n, err := io.CopyBuffer(struct{ io.Writer }{sum}, content, buffer)
+	if err == nil && n != size {
+		err = fmt.Errorf("%s changed while it was read", name)
+	}
+	return err
+}

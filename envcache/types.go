@@ -6,6 +6,7 @@ package envcache
 import (
 	"context"
 	"io"
+	"os"
 	"time"
 )
 
@@ -39,11 +40,20 @@ type Builder interface {
 	// Probe asks the interpreter at path for its identity now. It is called only when
 	// the interpreter's stat differs from the recorded one.
 	Probe(ctx context.Context, path string) (Interpreter, error)
-	// Build fills dir, which exists, is empty and will never be moved. log takes
-	// the installer's output; phase (never nil) names what is being done.
-	Build(ctx context.Context, dir string, log io.Writer, phase func(string)) (Built, error)
+	// Build fills site.Dir.
+	Build(ctx context.Context, site Site) (Built, error)
 	// Check is the smoke check of a finished build, run before it is published.
 	Check(ctx context.Context, dir string) error
+}
+
+// Site is where and how a Builder works.
+type Site struct {
+	Dir   string       // exists, is empty and will never be moved
+	Log   io.Writer    // takes the installer's output; never fails
+	Phase func(string) // says what is being done; never nil
+	// Hold is for every process of the build to inherit: as long as one of them lives, nobody
+	// throws Dir away, whatever became of the builder itself.
+	Hold *os.File
 }
 
 // Built is what a Builder reports of a finished build.
@@ -64,7 +74,7 @@ const (
 
 // Progress is one step of an Acquire that is not a hit.
 type Progress struct {
-	Phase   string        // "waiting", "building", or the builder's own phase
+	Phase   string        // "waiting", "replacing" (Line says why), or the builder's own phase
 	Holder  string        // while waiting: host, pid and phase of the builder
 	Line    string        // last line of the installer's output, may be empty
 	Log     string        // path of the build log
@@ -79,5 +89,5 @@ type Env struct {
 	Dir      string // the generation: the environment's root
 	Built    Built
 	Resolved string // digest of Built.Resolved: "sha256:<hex>"
-	// unexported: the .use lock
+	hold     *hold
 }

@@ -1,0 +1,142 @@
+package envcache
+
+import (
+	"context"
+	"errors"
+	"sync"
+	"time"
+)
+
+// Acquire makes the environment of a key ready and holds it against removal until Env.Close. Where it is
+// not there it is built: once, whoever asks, in this process or another. progress may be nil; it is
+// called by one goroutine at a time, and not after Acquire returned.
+//
+// Errors are *BuildError, *LockError, *StoreError, or the cause of an ended context. A build goes on for as long as
+// anybody in this process waits for it.
+func (s *Store) Acquire(ctx context.Context, key Key, b Builder, progress func(Progress)) (*Env, error) {
+	e := s.entry(key.ID)
+	for {
+		env, reason := s.hit(ctx, e, b, false)
+		if reason == nil {
+			return env, nil
+		}
+		if err := context.Cause(ctx); err != nil {
+			return nil, err
+		}
+		f, seat := s.join(ctx, key, b, progress)
+		env, err := f.wait(ctx, s, e, b, seat)
+		if errors.Is(err, errReplaced) {
+			continue // removed between its build and this hold of it
+		}
+		if err != nil {
+			return nil, err
+		}
+		if env.State = f.state; seat != builderSeat {
+			env.State = Waited
+		}
+		return env, nil
+	}
+}
+
+// flight is one build (or wait for another process's build) that any number of goroutines wait for.
+type flight struct {
+	cancel context.CancelCauseFunc
+	done   chan struct{}
+	env    *Env // held for the waiters until the last of them has left
+	state  State
+	err    error
+
+	mu    sync.Mutex
+	seats map[int]func(Progress) // who waits; emptied for good when the last one leaves
+	taken int                    // seats given so far
+}
+
+// builderSeat is the seat of who started the flight.
+const builderSeat = 0
+
+// join finds or starts the flight of a key and takes a seat in it.
+func (s *Store) join(ctx context.Context, key Key, b Builder, progress func(Progress)) (f *flight, seat int) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if f, ok := s.flights[key.ID]; ok {
+		if seat, ok := f.enter(progress); ok {
+			return f, seat
+		}
+	}
+	ctx, cancel := context.WithCancelCause(context.WithoutCancel(ctx))
+	f = &flight{cancel: cancel, done: make(chan struct{}), seats: map[int]func(Progress){}}
+	seat, _ = f.enter(progress)
+	s.flights[key.ID] = f
+	go func() {
+		f.env, f.state, f.err = s.build(ctx, key, b, f.report)
+		s.mu.Lock()
+		if s.flights[key.ID] == f {
+			delete(s.flights, key.ID)
+		}
+		s.mu.Unlock()
+		close(f.done)
+	}()
+	return f, seat
+}
+
+// enter takes a seat, unless the last waiter has left.
+func (f *flight) enter(progress func(Progress)) (seat int, ok bool) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if f.taken > 0 && len(f.seats) == 0 {
+		return 0, false
+	}
+	begun := time.Now()
+	seat = f.taken
+	f.taken++
+	f.seats[seat] = func(p Progress) {
+		if progress != nil {
+			p.Elapsed = time.Since(begun)
+			progress(p)
+		}
+	}
+	return seat, true
+}
+
+// leave gives a seat up; the last one ends the build and lets its environment go.
+func (f *flight) leave(seat int, cause error) {
+	f.mu.Lock()
+	delete(f.seats, seat)
+	last := len(f.seats) == 0
+	f.mu.Unlock()
+	if !last {
+		return
+	}
+	f.cancel(cause)
+	<-f.done
+	if f.env != nil {
+		_ = f.env.Close()
+	}
+}
+
+// wait follows the flight to its end and takes a hold of its own.
+func (f *flight) wait(ctx context.Context, s *Store, e entry, b Builder, seat int) (*Env, error) {
+	select {
+	case <-ctx.Done():
+		f.leave(seat, context.Cause(ctx))
+		return nil, context.Cause(ctx)
+	case <-f.done:
+	}
+	defer f.leave(seat, nil)
+	if f.err != nil {
+		return nil, f.err
+	}
+	env, err := s.hit(ctx, e, b, true)
+	if err != nil && context.Cause(ctx) == nil {
+		err = errReplaced
+	}
+	return env, err
+}
+
+func (f *flight) report(p Progress) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	for _, tell := range f.seats {
+		tell(p)
+	}
+}

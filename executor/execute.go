@@ -75,6 +75,7 @@ type execution struct {
 	interpreter runtime.Interpreter // detect
 	command     recipe.Command      // environment
 	env         *envcache.Env       // environment; nil when none is needed
+	held        *os.File            // run: the child's own hold of env
 	private     *proc.PrivateDir    // run
 	streams     streams             // run
 	exit        proc.Exit           // run
@@ -146,6 +147,9 @@ func (x *execution) detect(ctx context.Context) error {
 // environment makes sure that the job's environment exists, holds it, and asks
 // its recipe for the command.
 func (x *execution) environment(ctx context.Context) error {
+	if err := x.inlineFile(); err != nil {
+		return err
+	}
 	plan, err := x.svc.plan(ctx, &x.job, x.interpreter, x.local)
 	if err != nil {
 		return environmentFailure(err)
@@ -210,6 +214,10 @@ func (x *execution) cancel(ctx context.Context) {
 // release lets go of everything the execution held on this machine. It may be
 // called twice.
 func (x *execution) release() {
+	if x.held != nil {
+		_ = x.held.Close()
+		x.held = nil
+	}
 	if x.env != nil {
 		if err := x.env.Close(); err != nil {
 			x.warn("release environment %s: %v", x.env.Key.ID, err)

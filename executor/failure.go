@@ -1,16 +1,18 @@
 package executor
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"io/fs"
+	"syscall"
 
 	"golang.org/x/sys/unix"
-	"syscall"
 
 	"github.com/attune-run/attune/envcache"
 	"github.com/attune-run/attune/pack"
 	"github.com/attune-run/attune/proc"
+	"github.com/attune-run/attune/recipe"
 )
 
 // The kinds of errors in a result.
@@ -42,6 +44,12 @@ type failure struct {
 func (f *failure) Error() string { return f.err.Error() }
 func (f *failure) Unwrap() error { return f.err }
 
+// Hint says what to do next; it may be empty.
+func (f *failure) Hint() string { return f.hint }
+
+// ExitCode is what a command exits with that ends here.
+func (f *failure) ExitCode() int { return cmp.Or(f.exit, ExitAttune) }
+
 func badRequest(hint, format string, args ...any) error {
 	return &failure{kind: kindRequest, hint: hint, err: fmt.Errorf(format, args...)}
 }
@@ -64,6 +72,10 @@ func noRuntime(err error) error {
 
 func environmentFailure(err error) error {
 	f := &failure{kind: kindEnvironment, err: err}
+	var file *recipe.NotExecutableError
+	if errors.As(err, &file) {
+		return &failure{kind: kindSpawn, exit: ExitNoRuntime, err: err}
+	}
 	var build *envcache.BuildError
 	if errors.As(err, &build) {
 		f.hint = "the whole output of the build is in " + build.Log

@@ -189,7 +189,7 @@ func (x *execution) profile(byDefault Profile, timeout time.Duration, cwd string
 	if limit := x.svc.cfg.MaxTimeout; limit > 0 && (set.timeout == 0 || set.timeout > limit) {
 		set.timeout, why["timeout"] = limit, "the operator's maximum"
 	}
-	if cwd != "" && profile == Sealed {
+	if cwd != "" && cwd != "pack" && profile == Sealed {
 		set.cwd, why["cwd"] = cwd, "the action's cwd"
 	}
 	if x.local.Cwd != "" {

@@ -61,13 +61,17 @@ func (s *Service) plan(ctx context.Context, j *job, interpreter runtime.Interpre
 	if err != nil {
 		return plan{}, err
 	}
+	root := s.cfg.CacheDir
+	if spec.Environment != nil {
+		if store, err := s.Store(); err == nil { // a store that cannot be opened matters once it is needed
+			root = store.Root()
+		}
+	}
 	p := plan{recipe: rcp, input: recipe.Input{
 		Spec: spec, Interpreter: interpreter, PackDir: j.dir, Script: j.script, AdHoc: j.pack == nil,
 		HostEnv: s.cfg.Environ, Locked: local.Locked, Offline: local.Offline, InstallScripts: s.cfg.InstallScripts,
-		StoreRoot: s.cfg.CacheDir, Downloads: filepath.Join(s.cfg.CacheDir, "v1", "downloads"),
-		Probe: func(ctx context.Context, path string) (runtime.Interpreter, error) {
-			return s.detector.Verify(ctx, spec, path)
-		},
+		StoreRoot: root, Downloads: filepath.Join(root, "v1", "downloads"),
+		Probe: s.detector.Verify,
 	}}
 	p.key, p.needed, err = recipe.Key(ctx, rcp, p.input)
 	return p, err
@@ -90,6 +94,9 @@ func (s *Service) acquire(ctx context.Context, p plan, local Local, progress fun
 func (x *execution) inlineFile() error {
 	if x.job.inline == "" || x.job.spec.Inline.Strategy == "direct" {
 		return nil
+	}
+	if err := x.makePrivateDir(); err != nil {
+		return err
 	}
 	path := x.privatePath("inline" + x.job.spec.Inline.Extension)
 	if err := os.WriteFile(path, []byte(x.job.inline), 0o600); err != nil {

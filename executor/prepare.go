@@ -111,3 +111,9 @@ func (s *Service) Runtimes() []*runtime.Spec {
 func (s *Service) Detect(ctx context.Context) ([]runtime.Interpreter, error) {
 	return s.detector.All(ctx, s.Runtimes())
 }
+
+// RuntimeNames are the names of all runtimes attune knows.
+func (s *Service) RuntimeNames() []string { return s.catalog.Names() }
+
+// Known are all runtimes, also those that this service may not use.
+func (s *Service) Known() []*runtime.Spec { return s.catalog.All() }

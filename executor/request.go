@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"os"
+	"strconv"
 	"time"
 )
 
@@ -123,7 +124,16 @@ func (d *Duration) UnmarshalJSON(data []byte) error {
 	if err := json.Unmarshal(data, &text); err != nil {
 		return fmt.Errorf("a duration is a number of seconds or a text like \"30s\", not %s", data)
 	}
-	parsed, err := time.ParseDuration(text)
+	return d.UnmarshalText([]byte(text))
+}
+
+// UnmarshalText reads "1m30s", or "90" as seconds.
+func (d *Duration) UnmarshalText(text []byte) error {
+	if seconds, err := strconv.ParseFloat(string(text), 64); err == nil {
+		*d = Duration(seconds * float64(time.Second))
+		return nil
+	}
+	parsed, err := time.ParseDuration(string(text))
 	if err != nil {
 		return fmt.Errorf("duration %q: write it like \"30s\" or \"5m\"", text)
 	}

@@ -9,7 +9,6 @@ import (
 	"path/filepath"
 	"strings"
 
-
 	"github.com/attune-run/attune/proc"
 )
 
@@ -152,8 +151,11 @@ func (x *execution) stdin() (io.Reader, error) {
 	return strings.NewReader(document), nil
 }
 
-// makePrivateDir makes the directory of this execution and what the child finds in it.
+// makePrivateDir makes the directory of this execution and what the child finds in it, once.
 func (x *execution) makePrivateDir() error {
+	if x.private != nil {
+		return nil
+	}
 	private, err := proc.NewPrivateDir(x.svc.cfg.TempDir)
 	if err != nil {
 		return &failure{kind: kindSpawn, err: fmt.Errorf("private directory: %w", err),
@@ -231,4 +233,3 @@ func (x *execution) ended() *failure {
 	}
 	return nil
 }
-

@@ -102,8 +102,11 @@ func (x *execution) protect(values map[string]any) {
 	if x.redact == nil {
 		x.redact = redact.New()
 	}
-	for _, value := range x.secrets {
-		x.redact.Add(value)
+	for name, value := range x.secrets {
+		before := x.redact.Unmasked()
+		if x.redact.Add(value); x.redact.Unmasked() > before {
+			x.warn("secret %s is too short to be masked in the output", name)
+		}
 	}
 	if x.job.schema == nil {
 		return

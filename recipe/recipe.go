@@ -5,7 +5,8 @@ package recipe
 
 import (
 	"context"
-	"io"
+	"fmt"
+	"slices"
 
 	"github.com/attune-run/attune/envcache"
 	"github.com/attune-run/attune/runtime"
@@ -24,6 +25,10 @@ type Input struct {
 	Locked         bool     // refuse a manifest without lock file or hashes
 	Offline        bool     // never reach the network
 	InstallScripts bool     // let packages run their own install scripts
+
+	// Probe asks a binary for its version, as the spec says, and may remember the answer. Installers
+	// are probed with small specs of their own.
+	Probe func(ctx context.Context, spec *runtime.Spec, path string) (runtime.Interpreter, error)
 }
 
 // Command is how to run Input.Script.
@@ -36,8 +41,96 @@ type Command struct {
 type Recipe interface {
 	// Inputs are the key's inputs, or none when no environment is needed.
 	Inputs(ctx context.Context, in Input) ([]envcache.KeyInput, error)
-	Build(ctx context.Context, in Input, dir string, log io.Writer, phase func(string)) (envcache.Built, error)
+	// Build fills site.Dir.
+	Build(ctx context.Context, in Input, site envcache.Site) (envcache.Built, error)
+	// Check is the smoke check of a finished build.
 	Check(ctx context.Context, in Input, dir string) error
 	// Command runs in.Script; env is nil when Inputs returned none.
 	Command(in Input, env *envcache.Env) (Command, error)
+}
+
+// version of all recipes: a change of what they build makes all keys new.
+const version = "1"
+
+// For is the recipe of a runtime, by its environment's type. A runtime without one runs its scripts
+// with the plain interpreter.
+func For(spec *runtime.Spec) (Recipe, error) {
+	if spec.Environment == nil {
+		return plain{}, nil
+	}
+	switch spec.Environment.Type {
+	case "":
+		return plain{}, nil
+	case "virtualenv":
+		return python{}, nil
+	case "node_modules":
+		return node{}, nil
+	case "gomod":
+		return golang{}, nil
+	case "maven":
+		return java{}, nil
+	case "local_lib":
+		return perl{}, nil
+	case "gem_home":
+		return ruby{}, nil
+	case "renv":
+		return renv{}, nil
+	case "commands":
+		return commands{}, nil
+	}
+	return nil, fmt.Errorf("runtime %s (%s): there is no environment type %q", spec.Name, spec.Origin, spec.Environment.Type)
+}
+
+// pathBound are the environments whose files carry their own path.
+var pathBound = []string{"virtualenv", "gem_home", "local_lib", "renv", "commands"}
+
+// Key is the key of the environment that r makes of in; needed is false when it needs none.
+func Key(ctx context.Context, r Recipe, in Input) (key envcache.Key, needed bool, err error) {
+	own, err := r.Inputs(ctx, in)
+	if err != nil || len(own) == 0 {
+		return envcache.Key{}, false, err
+	}
+	inputs := slices.Concat(own, platform(in.Interpreter.Path), []envcache.KeyInput{
+		{Name: "recipe", Value: in.Spec.Environment.Type + "/" + version},
+		{Name: "interpreter", Value: in.Interpreter.Path},
+		{Name: "interpreter-version", Value: in.Interpreter.Version},
+		{Name: "interpreter-abi", Value: in.Interpreter.ABI},
+		{Name: "install-scripts", Value: fmt.Sprint(in.InstallScripts)},
+	})
+	if slices.Contains(pathBound, in.Spec.Environment.Type) {
+		inputs = append(inputs, envcache.KeyInput{Name: "root", Value: in.StoreRoot})
+	}
+	return envcache.NewKey(inputs), true, nil
+}
+
+// Builder is what the store calls to make the environment.
+func Builder(r Recipe, in Input) envcache.Builder { return builder{r, in} }
+
+type builder struct {
+	recipe Recipe
+	in     Input
+}
+
+func (b builder) Interpreter() envcache.Interpreter { return identity(b.in.Interpreter) }
+
+func (b builder) Probe(ctx context.Context, path string) (envcache.Interpreter, error) {
+	found, err := b.in.Probe(ctx, b.in.Spec, path)
+	return identity(found), err
+}
+
+func (b builder) Build(ctx context.Context, site envcache.Site) (envcache.Built, error) {
+	ctx, cancel := context.WithTimeoutCause(ctx, buildTimeout, fmt.Errorf("the build took longer than %s", buildTimeout))
+	defer cancel()
+	return b.recipe.Build(ctx, b.in, site)
+}
+
+func (b builder) Check(ctx context.Context, dir string) error {
+	if err := b.recipe.Check(ctx, b.in, dir); err != nil {
+		return fmt.Errorf("the finished environment does not work: %w", err)
+	}
+	return nil
+}
+
+func identity(i runtime.Interpreter) envcache.Interpreter {
+	return envcache.Interpreter{Path: i.Path, Version: i.Version, ABI: i.ABI}
 }

@@ -56,7 +56,7 @@ func (c *detectCmd) Run(a *app) error {
 	if err != nil {
 		return err
 	}
-	_, unknown := detect.Restrict(service.Runtimes(), cfg.runtimes)
+	_, unknown := detect.Restrict(service.Known(), cfg.runtimes)
 	for _, name := range unknown {
 		_, _ = fmt.Fprintf(a.std.err, "%s: warning: ATTUNE_WORKER_RUNTIMES names %s, which is no runtime%s\n", a.name, name, suggestion(name, service.RuntimeNames()))
 	}

@@ -210,6 +210,9 @@ func signals(parent context.Context) (ctx context.Context, force <-chan struct{}
 	ctx, cancel := context.WithCancelCause(parent)
 	received := make(chan os.Signal, 2)
 	signal.Notify(received, syscall.SIGINT, syscall.SIGTERM, syscall.SIGHUP)
+	// A reader of stdout that went away is an error of a write, not the end of attune. Caught, not ignored: the
+	// child must find the default.
+	signal.Notify(make(chan os.Signal, 1), syscall.SIGPIPE)
 	now, done := make(chan struct{}), make(chan struct{})
 	go func() {
 		for count := 0; ; count++ {

@@ -1,0 +1,2 @@
+eval "$(cat)"
+exec sleep "$seconds"

@@ -1,0 +1,221 @@
+package recipe
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/url"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/attune-run/attune/envcache"
+	"github.com/attune-run/attune/internal/redact"
+	"github.com/attune-run/attune/proc"
+)
+
+// buildTimeout ends a build that hangs.
+const buildTimeout = 15 * time.Minute
+
+// hostVars reach every installer: how to find programs, the user's own configuration, the network.
+var hostVars = []string{
+	"PATH", "HOME", "USER", "LOGNAME", "LANG", "LC_ALL", "TZ", "TMPDIR", "XDG_CONFIG_HOME", "XDG_CONFIG_DIRS", "NETRC",
+	"HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY", "ALL_PROXY", "http_proxy", "https_proxy", "no_proxy", "all_proxy",
+	"SSL_CERT_FILE", "SSL_CERT_DIR", "REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE", "NODE_EXTRA_CA_CERTS",
+	"SSH_AUTH_SOCK", "GIT_SSL_CAINFO", "GIT_SSH_COMMAND", "GIT_CONFIG_GLOBAL",
+}
+
+// installer is the environment and the words of one tool's runs.
+type installer struct {
+	name string // as in errors
+	env  map[string]string
+	dir  string // working directory
+}
+
+// newInstaller passes on what every installer needs and the variables of the given families, which are names, or
+// beginnings of names that end in "_". What would move the installation is left out.
+func newInstaller(in Input, name string, families ...string) *installer {
+	i := &installer{name: name, env: map[string]string{}, dir: in.PackDir}
+	for _, entry := range in.HostEnv {
+		name, value, _ := strings.Cut(entry, "=")
+		if slices.Contains(hostVars, name) || inFamily(families, name) && !slices.Contains(moving, strings.ToUpper(name)) {
+			i.env[name] = value
+		}
+	}
+	return i
+}
+
+// moving are the variables that would put an installation elsewhere, or take it from elsewhere.
+var moving = []string{
+	"PIP_TARGET", "PIP_USER", "PIP_PREFIX", "PIP_ROOT", "PIP_PYTHON", "PIP_REQUIREMENT", "PIP_EDITABLE", "PIP_SRC", "PIP_DRY_RUN",
+	"PIP_REQUIRE_VIRTUALENV", "PIP_REPORT", "PIP_LOG", "PIP_IGNORE_INSTALLED", "PIP_NO_DEPS",
+	"UV_PYTHON", "UV_SYSTEM_PYTHON", "UV_PROJECT_ENVIRONMENT", "UV_PROJECT", "UV_WORKING_DIRECTORY", "UV_TARGET", "UV_PREFIX",
+	"NPM_CONFIG_PREFIX", "NPM_CONFIG_GLOBAL", "NPM_CONFIG_LOCATION", "NPM_CONFIG_DRY_RUN", "NPM_CONFIG_PACKAGE_LOCK_ONLY",
+	"BUNDLE_PATH", "BUNDLE_GEMFILE", "BUNDLE_APP_CONFIG", "BUNDLE_BIN_PATH",
+}
+
+func inFamily(families []string, name string) bool {
+	return slices.ContainsFunc(families, func(family string) bool {
+		return name == family || strings.HasSuffix(family, "_") && strings.HasPrefix(name, family)
+	})
+}
+
+func (i *installer) set(name, value string) { i.env[name] = value }
+
+// lookPath finds a program in the installer's PATH.
+func (i *installer) lookPath(name string) (string, bool) { return lookPath(i.env["PATH"], name) }
+
+func lookPath(path, name string) (string, bool) {
+	for _, dir := range filepath.SplitList(path) {
+		if !filepath.IsAbs(dir) {
+			continue // a relative entry would mean something else in every directory
+		}
+		candidate := filepath.Join(dir, name)
+		if info, err := os.Stat(candidate); err == nil && info.Mode().IsRegular() && info.Mode()&0o111 != 0 {
+			return candidate, true
+		}
+	}
+	return "", false
+}
+
+// run runs one command of the installer to its end, its output into the build's log.
+func (i *installer) run(ctx context.Context, site envcache.Site, argv ...string) error {
+	spec := proc.Spec{
+		Argv: argv, Env: i.environ(), Dir: i.dir, Stdout: site.Log, Stderr: site.Log,
+		Grace: 5 * time.Second, Secrets: i.credentials(),
+	}
+	if site.Hold != nil {
+		spec.Hold = []*os.File{site.Hold}
+	}
+	exit, err := proc.Run(ctx, spec)
+	switch {
+	case err != nil:
+		return fmt.Errorf("%s: %w", i.name, err)
+	case exit.Cause != nil:
+		return fmt.Errorf("%s: %w", i.name, exit.Cause)
+	case exit.Signal != 0:
+		return fmt.Errorf("%s was ended by signal %d", i.name, exit.Signal)
+	case exit.Code != 0:
+		return fmt.Errorf("%s exited with %d", i.name, exit.Code)
+	}
+	return nil
+}
+
+func (i *installer) environ() []string {
+	env := make([]string, 0, len(i.env))
+	for name, value := range i.env {
+		env = append(env, name+"="+value)
+	}
+	slices.Sort(env)
+	return env
+}
+
+// credentials are what must not appear in the log: passwords in addresses, and tokens.
+func (i *installer) credentials() *redact.Set {
+	set := redact.New()
+	for name, value := range i.env {
+		if isCredential(name) {
+			set.Add(value)
+		}
+		for word := range strings.FieldsSeq(value) {
+			if u, err := url.Parse(word); err == nil && u.User != nil {
+				if password, ok := u.User.Password(); ok {
+					set.Add(password)
+				} else {
+					set.Add(u.User.Username()) // a token alone
+				}
+			}
+		}
+	}
+	return set
+}
+
+// isCredential tells by its name that a setting holds a credential.
+func isCredential(name string) bool {
+	name = strings.ToLower(name)
+	return slices.ContainsFunc([]string{"token", "password", "passwd", "secret", "_auth", "apikey", "api_key"}, func(part string) bool {
+		return strings.Contains(name, part)
+	})
+}
+
+// withoutCredentials drops "user:password@" from every address in a text.
+func withoutCredentials(text string) string {
+	words := strings.Split(text, "://")
+	for i, word := range words[1:] {
+		authority := word
+		if end := strings.IndexAny(word, "/ \t\r\n\"'?#"); end >= 0 {
+			authority = word[:end]
+		}
+		if at := strings.LastIndexByte(authority, '@'); at >= 0 {
+			words[i+1] = word[at+1:]
+		}
+	}
+	return strings.Join(words, "://")
+}
+
+// variables are key inputs of the host's variables that change what is installed, credentials left out.
+func variables(in Input, names ...string) []envcache.KeyInput {
+	var inputs []envcache.KeyInput
+	for _, entry := range in.HostEnv {
+		name, value, _ := strings.Cut(entry, "=")
+		if value == "" || isCredential(name) || !slices.Contains(names, name) {
+			continue
+		}
+		input := envcache.KeyInput{Name: "variable:" + name, Value: withoutCredentials(value)}
+		if !slices.ContainsFunc(inputs, func(i envcache.KeyInput) bool { return i.Name == input.Name }) {
+			inputs = append(inputs, input)
+		}
+	}
+	return inputs
+}
+
+// hostVar is one variable of the host's environment.
+func (in Input) hostVar(name string) string {
+	for _, entry := range slices.Backward(in.HostEnv) {
+		if value, ok := strings.CutPrefix(entry, name+"="); ok {
+			return value
+		}
+	}
+	return ""
+}
+
+// ToolError is an installer that a manifest needs and that is not there.
+type ToolError struct {
+	Tool     string
+	Manifest string
+	Remedy   string
+}
+
+// Error names the tool, the manifest and the remedy.
+func (e *ToolError) Error() string {
+	return fmt.Sprintf("%s needs %s, which is not in PATH; %s", e.Manifest, e.Tool, e.Remedy)
+}
+
+// NotLockedError is a manifest that does not pin what it installs, where that was asked for.
+type NotLockedError struct {
+	Manifest string
+	Remedy   string
+}
+
+// Error names the manifest and the remedy.
+func (e *NotLockedError) Error() string {
+	return fmt.Sprintf("%s is not locked; %s", e.Manifest, e.Remedy)
+}
+
+// errNoProbe is an Input without a way to ask for versions.
+var errNoProbe = errors.New("no probe")
+
+// toolVersion asks a tool for its version; empty when it does not tell.
+func (in Input) toolVersion(ctx context.Context, name, path, pattern string) (string, error) {
+	if in.Probe == nil {
+		return "", errNoProbe
+	}
+	spec, err := toolSpec(name, pattern)
+	if err != nil {
+		return "", err
+	}
+	found, err := in.Probe(ctx, spec, path)
+	return found.Version, err
+}

@@ -1,0 +1,116 @@
+package recipe
+
+import (
+	"crypto/sha256"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"regexp"
+	"strings"
+
+	"github.com/attune-run/attune/envcache"
+	"github.com/attune-run/attune/runtime"
+)
+
+// toolSpec describes an installer to a probe.
+func toolSpec(name, pattern string) (*runtime.Spec, error) {
+	expression, err := regexp.Compile(pattern)
+	if err != nil {
+		return nil, err
+	}
+	return &runtime.Spec{Name: name, Verification: runtime.Verification{
+		Probes: []runtime.Probe{{Binary: name, Args: []string{"--version"}, Pattern: expression}},
+	}}, nil
+}
+
+// readManifest is false when the pack has no such file.
+func readManifest(dir, name string) (data []byte, found bool, err error) {
+	data, err = os.ReadFile(filepath.Join(dir, name))
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, false, nil
+	}
+	if err != nil {
+		return nil, false, fmt.Errorf("manifest: %w", err)
+	}
+	return data, true, nil
+}
+
+func exists(dir, name string) bool {
+	_, err := os.Stat(filepath.Join(dir, name))
+	return err == nil
+}
+
+// content is the key input of a file's bytes.
+func content(name string, data []byte) envcache.KeyInput {
+	sum := sha256.Sum256(data)
+	return envcache.KeyInput{Name: "file:" + name, Value: "sha256:" + hex.EncodeToString(sum[:])}
+}
+
+// tree is the key input of the regular files below dir that wanted accepts, by path and content. Directories for
+// which wanted is false are not entered.
+func tree(name, dir string, wanted func(path string, item fs.DirEntry) bool) (envcache.KeyInput, error) {
+	hash := sha256.New()
+	err := filepath.WalkDir(dir, func(path string, item fs.DirEntry, err error) error {
+		if err != nil {
+			return err
+		}
+		if path != dir && wanted != nil && !wanted(path, item) {
+			if item.IsDir() {
+				return filepath.SkipDir
+			}
+			return nil
+		}
+		if item.IsDir() {
+			return nil
+		}
+		relative, err := filepath.Rel(dir, path)
+		if err != nil {
+			return err
+		}
+		sum, err := fileDigest(path)
+		if err != nil {
+			return err
+		}
+		_, _ = fmt.Fprintf(hash, "%q %s\n", relative, sum)
+		return nil
+	})
+	if err != nil {
+		return envcache.KeyInput{}, fmt.Errorf("digest of %s: %w", dir, err)
+	}
+	return envcache.KeyInput{Name: "tree:" + name, Value: "sha256:" + hex.EncodeToString(hash.Sum(nil))}, nil
+}
+
+// fileDigest follows a link; what is no regular file has no content.
+func fileDigest(path string) (string, error) {
+	info, err := os.Stat(path)
+	if err != nil || !info.Mode().IsRegular() {
+		return "-", nil //nolint:nilerr // a dangling link is a fact of the tree, not a failure
+	}
+	f, err := os.Open(path)
+	if err != nil {
+		return "", err
+	}
+	defer func() { _ = f.Close() }()
+	hash := sha256.New()
+	if _, err := io.Copy(hash, f); err != nil {
+		return "", err
+	}
+	return hex.EncodeToString(hash.Sum(nil)), nil
+}
+
+// isVersionControl are directories that say nothing about what is built.
+func isVersionControl(item fs.DirEntry) bool {
+	return item.IsDir() && strings.HasPrefix(item.Name(), ".")
+}
+
+func copyFile(from, to string) error {
+	data, err := os.ReadFile(from)
+	if err != nil {
+		return err
+	}
+	return os.WriteFile(to, data, 0o600)
+}

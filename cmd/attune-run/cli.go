@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"os"
 	"os/exec"
@@ -68,6 +69,9 @@ func normalize(model *kong.Application, args []string) ([]string, error) {
 		commands[node.Name] = node
 	}
 	at := firstWord(args, 0, valueFlags(model.Node, commands["run"]))
+	if len(args) == 0 {
+		return nil, errors.New("nothing to run; name an action (pack.action), a script or a command, or see --help")
+	}
 	if at == len(args) {
 		return args, nil
 	}

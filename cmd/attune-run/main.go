@@ -91,8 +91,9 @@ func report(w io.Writer, name string, err error) int {
 	if errors.As(err, &hinted) && hinted.Hint() != "" {
 		_, _ = fmt.Fprintf(w, "  hint: %s\n", hinted.Hint())
 	}
+	var usage *kong.ParseError // has an exit code of kong's own
 	var coded interface{ ExitCode() int }
-	if errors.As(err, &coded) {
+	if !errors.As(err, &usage) && errors.As(err, &coded) {
 		return coded.ExitCode()
 	}
 	return executor.ExitAttune

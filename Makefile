@@ -1,0 +1,49 @@
+# `make help` lists the targets.
+
+BIN     ?= bin
+PREFIX  ?= /usr/local
+VERSION ?=
+LDFLAGS := -s -w $(if $(VERSION),-X github.com/attune-run/attune/internal/version.stamped=$(VERSION))
+
+export CGO_ENABLED ?= 0
+
+.DEFAULT_GOAL := help
+.PHONY: help bootstrap build install demo test check fmt bench clean ci
+
+help: ## Show this list
+	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+bootstrap: ## Install what the demo and the tests need (Debian packages, as root)
+	@./scripts/bootstrap
+
+build: ## Build static binaries into bin/
+	@mkdir -p $(BIN)
+	go build -trimpath -ldflags '$(LDFLAGS)' -o $(BIN)/attune-run ./cmd/attune-run
+	@ln -sf attune-run $(BIN)/attune
+
+install: build ## Install attune-run, and attune as its short name, below PREFIX
+	install -D -m 0755 $(BIN)/attune-run $(DESTDIR)$(PREFIX)/bin/attune-run
+	ln -sf attune-run $(DESTDIR)$(PREFIX)/bin/attune
+
+demo: bootstrap build ## Build, and run the examples in every language
+	@./scripts/demo $(BIN)/attune-run
+
+test: check ## Check the code and run all tests under the race detector
+	CGO_ENABLED=1 go test -race ./...
+
+check: ## Formatting, vet, staticcheck
+	@unformatted=$$(gofmt -l .); [ -z "$$unformatted" ] || { echo "not formatted: $$unformatted; run make fmt" >&2; exit 1; }
+	go vet ./...
+	go tool staticcheck ./...
+
+fmt: ## Format the code
+	gofmt -w .
+
+bench: build ## Measure, each figure against a baseline of the same run
+	go run ./scripts/bench $(BIN)/attune-run
+
+clean: ## Remove what was built
+	rm -rf $(BIN)
+
+ci: ## What CI runs
+	@./.ci/run

@@ -4,15 +4,13 @@ import (
 	"fmt"
 	"slices"
 	"strings"
-
-	"github.com/Masterminds/semver/v3"
 )
 
 // Constraint restricts versions: "= > >= < <= ~ ^ *", joined by commas that mean AND. A leading v is dropped,
 // empty means any, a bare 3.12 means 3.12.x and a bare 18 means 18.x.
 type Constraint struct {
-	text   string
-	parsed *semver.Constraints // nil: any
+	text  string
+	terms []term // all must hold; none: any
 }
 
 // ConstraintError is a constraint that cannot be read.
@@ -49,21 +47,13 @@ func ParseConstraint(text string) (Constraint, error) {
 	if c.text == "" || c.text == "*" {
 		return c, nil
 	}
-	terms := strings.Split(c.text, ",")
-	for i, term := range terms {
-		terms[i] = strings.TrimSpace(term)
-		operator := terms[i][:len(terms[i])-len(strings.TrimLeft(terms[i], "=><~^ "))]
-		version := strings.TrimPrefix(terms[i][len(operator):], "v")
-		if version == "" || strings.ContainsAny(version, " |!<>=~^") || !slices.Contains([]string{"", "=", ">", ">=", "<", "<=", "~", "^"}, strings.TrimSpace(operator)) {
-			return Constraint{}, &ConstraintError{Text: text, Err: fmt.Errorf("term %q", term)}
+	for part := range strings.SplitSeq(c.text, ",") {
+		t, ok := parseTerm(strings.TrimSpace(part))
+		if !ok {
+			return Constraint{}, &ConstraintError{Text: text, Err: fmt.Errorf("term %q", part)}
 		}
-		terms[i] = strings.TrimSpace(operator) + version
+		c.terms = append(c.terms, t)
 	}
-	parsed, err := semver.NewConstraint(strings.Join(terms, ","))
-	if err != nil {
-		return Constraint{}, &ConstraintError{Text: text, Err: err}
-	}
-	c.parsed = parsed
 	return c, nil
 }
 
@@ -71,50 +61,16 @@ func ParseConstraint(text string) (Constraint, error) {
 func (c Constraint) String() string { return c.text }
 
 // Any tells whether every version satisfies.
-func (c Constraint) Any() bool { return c.parsed == nil }
+func (c Constraint) Any() bool { return len(c.terms) == 0 }
 
 // Match tells whether version satisfies. A version that cannot be read satisfies only "any"; a
 // pre-release only a constraint that names one.
 func (c Constraint) Match(version string) bool {
-	if c.parsed == nil {
+	if c.Any() {
 		return true
 	}
 	v, ok := parseVersion(version)
-	return ok && c.parsed.Check(v)
-}
-
-// parseVersion reads versions as interpreters print them: 3.13.0rc1, 1.26, 17, go's 1.27rc1.
-func parseVersion(text string) (*semver.Version, bool) {
-	text = strings.TrimPrefix(text, "v")
-	end := strings.IndexFunc(text, func(r rune) bool { return r != '.' && (r < '0' || r > '9') })
-	core, rest := text, ""
-	if end >= 0 {
-		core, rest = text[:end], text[end:]
-	}
-	core = strings.Trim(core, ".")
-	if parts := strings.Split(core, "."); len(parts) > 3 {
-		core = strings.Join(parts[:3], ".")
-	}
-	if rest = strings.TrimLeft(rest, "-._+"); rest != "" && isPrerelease(rest) {
-		core = withThreeParts(core) + "-" + strings.TrimFunc(rest, func(r rune) bool { return !isWord(r) })
-	}
-	v, err := semver.NewVersion(core)
-	return v, err == nil
-}
-
-// isPrerelease tells 3.13.0rc1, 3.14.0a5 and 1.27-beta.1 from builds like 1.8.0_392 and 5.2.15(1)-release.
-func isPrerelease(rest string) bool {
-	return slices.ContainsFunc([]string{"a", "b", "rc", "pre", "dev", "nightly"}, func(tag string) bool {
-		return strings.HasPrefix(strings.ToLower(rest), tag)
-	})
-}
-
-func isWord(r rune) bool {
-	return r >= '0' && r <= '9' || r >= 'a' && r <= 'z' || r >= 'A' && r <= 'Z'
-}
-
-func withThreeParts(core string) string {
-	return core + strings.Repeat(".0", 2-strings.Count(core, "."))
+	return ok && !slices.ContainsFunc(c.terms, func(t term) bool { return !t.match(v) })
 }
 
 // CompareVersions is negative when a is lower than b. A version that cannot be read is lower than any other,
@@ -125,10 +81,10 @@ func CompareVersions(a, b string) int {
 	switch {
 	case !okA || !okB:
 		return b2i(okA) - b2i(okB)
-	case (va.Prerelease() == "") != (vb.Prerelease() == ""):
-		return b2i(va.Prerelease() == "") - b2i(vb.Prerelease() == "")
+	case (va.pre == "") != (vb.pre == ""):
+		return b2i(va.pre == "") - b2i(vb.pre == "")
 	}
-	return va.Compare(vb)
+	return va.compare(vb)
 }
 
 func b2i(b bool) int {

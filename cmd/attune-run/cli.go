@@ -17,19 +17,53 @@ import (
 	"github.com/attune-run/attune/internal/nearest"
 )
 
-// cli is the command line. What is true of every command stands here, the rest with its command.
+// cli is what is true of every command; the rest stands with its command.
 type cli struct {
 	globals
+}
 
-	Run        runCmd        `cmd:"" help:"Run an action or a script (the default command)."`
-	Explain    explainCmd    `cmd:"" help:"Show what a run would use and why; run nothing."`
-	Detect     detectCmd     `cmd:"" help:"Show the interpreters this machine has."`
-	Runtimes   runtimesCmd   `cmd:"" help:"Show the runtimes attune knows."`
-	Pack       packCmd       `cmd:"" help:"List, show, check and create packs."`
-	Env        envCmd        `cmd:"" help:"List, show and remove environments."`
-	Config     configCmd     `cmd:"" help:"Show the configuration and where each value comes from."`
-	Version    versionCmd    `cmd:"" help:"Show the version."`
-	Completion completionCmd `cmd:"" help:"Print a completion script for a shell."`
+// command is one word of the command line.
+type command struct {
+	name, help string
+	make       func() any
+}
+
+// commands are all there are, in the order of the help.
+var commands = []command{
+	{"run", "Run an action or a script (the default command).", func() any { return &runCmd{} }},
+	{"explain", "Show what a run would use and why; run nothing.", func() any { return &explainCmd{} }},
+	{"detect", "Show the interpreters this machine has.", func() any { return &detectCmd{} }},
+	{"runtimes", "Show the runtimes attune knows.", func() any { return &runtimesCmd{} }},
+	{"pack", "List, show, check and create packs.", func() any { return &packCmd{} }},
+	{"env", "List, show and remove environments.", func() any { return &envCmd{} }},
+	{"config", "Show the configuration and where each value comes from.", func() any { return &configCmd{} }},
+	{"version", "Show the version.", func() any { return &versionCmd{} }},
+	{"completion", "Print a completion script for a shell.", func() any { return &completionCmd{} }},
+}
+
+func isCommand(word string) bool {
+	return slices.ContainsFunc(commands, func(c command) bool { return c.name == word })
+}
+
+// grammar is the part of the command line that the arguments can mean. Kong takes milliseconds to read all of it, which
+// every execution would pay for; the whole is needed only where the first argument is a flag, or help is asked for.
+func grammar(args []string) []kong.Option {
+	only := ""
+	if len(args) > 0 && os.Getenv(completing) == "" {
+		switch {
+		case isCommand(args[0]):
+			only = args[0]
+		case !strings.HasPrefix(args[0], "-"):
+			only = "run"
+		}
+	}
+	var options []kong.Option
+	for _, c := range commands {
+		if only == "" || c.name == only {
+			options = append(options, kong.DynamicCommand(c.name, c.help, "", c.make()))
+		}
+	}
+	return options
 }
 
 // globals are the flags every command takes. Their defaults come from the configuration.
@@ -64,11 +98,11 @@ func (a *app) service() (*executor.Service, config, error) {
 // A first word that holds a dot or a slash, or is a file, is something to run; a command wins over a
 // file of its name.
 func normalize(model *kong.Application, args []string) ([]string, error) {
-	commands := map[string]*kong.Node{}
+	nodes := map[string]*kong.Node{}
 	for _, node := range model.Children {
-		commands[node.Name] = node
+		nodes[node.Name] = node
 	}
-	at := firstWord(args, 0, valueFlags(model.Node, commands["run"]))
+	at := firstWord(args, 0, valueFlags(model.Node, nodes["run"]))
 	if len(args) == 0 {
 		return nil, errors.New("nothing to run; name an action (pack.action), a script or a command, or see --help")
 	}
@@ -76,13 +110,13 @@ func normalize(model *kong.Application, args []string) ([]string, error) {
 		return args, nil
 	}
 	word := args[at]
-	if _, ok := commands[word]; !ok {
+	if !isCommand(word) {
 		if !runnable(word) {
-			return nil, unknownCommand(word, commands)
+			return nil, unknownCommand(word)
 		}
 		args, at = slices.Insert(slices.Clone(args), 0, "run"), at+1
 	} else if word == "run" || word == "explain" {
-		at = firstWord(args, at+1, valueFlags(model.Node, commands[word]))
+		at = firstWord(args, at+1, valueFlags(model.Node, nodes[word]))
 	} else {
 		return args, nil
 	}
@@ -111,6 +145,9 @@ func firstWord(args []string, from int, takesValue map[string]bool) int {
 func valueFlags(nodes ...*kong.Node) map[string]bool {
 	flags := map[string]bool{}
 	for _, node := range nodes {
+		if node == nil {
+			continue
+		}
 		for _, flag := range node.Flags {
 			if flag.IsBool() {
 				continue
@@ -138,12 +175,11 @@ func isFile(path string) bool {
 	return err == nil && !info.IsDir()
 }
 
-func unknownCommand(word string, commands map[string]*kong.Node) error {
-	var names []string
-	for name := range commands {
-		names = append(names, name)
+func unknownCommand(word string) error {
+	names := make([]string, len(commands))
+	for i, c := range commands {
+		names[i] = c.name
 	}
-	slices.Sort(names)
 	if near := nearest.Name(word, names); near != "" {
 		return fmt.Errorf("there is no command, and no file, %q; did you mean %q?", word, near)
 	}

@@ -35,14 +35,13 @@ func run(ctx context.Context, args []string, std stdio) int {
 	}
 	var cli cli
 	exited := -1
-	parser, err := kong.New(&cli,
+	parser, err := kong.New(&cli, append(grammar(args[1:]),
 		kong.Name(name),
 		kong.Description("Run an automation action or a script, with its dependencies, anywhere."),
-		kong.UsageOnError(), kong.ConfigureHelp(kong.HelpOptions{Compact: true}),
+		kong.ConfigureHelp(kong.HelpOptions{Compact: true}),
 		kong.Writers(std.out, std.err),
 		kong.Exit(func(code int) { exited = code; panic(exitCode(code)) }),
-		kong.Vars{"examples": ""},
-	)
+	)...)
 	if err != nil {
 		return report(std.err, name, err)
 	}

@@ -243,7 +243,9 @@ func row(what string, baseline, attune time.Duration, figure, wanted string) {
 	fmt.Printf("%-44s %10s %10s %10s   %s\n", what, milliseconds(baseline), milliseconds(attune), figure, wanted)
 }
 
-func milliseconds(d time.Duration) string { return fmt.Sprintf("%.2f ms", float64(d.Microseconds())/1000) }
+func milliseconds(d time.Duration) string {
+	return fmt.Sprintf("%.2f ms", float64(d.Microseconds())/1000)
+}
 
 func plus(baseline, attune time.Duration) string { return "+" + milliseconds(attune-baseline) }
 

@@ -13,6 +13,7 @@ import (
 	"github.com/attune-run/attune/pack"
 	"github.com/attune-run/attune/proc"
 	"github.com/attune-run/attune/recipe"
+	"github.com/attune-run/attune/runtime"
 )
 
 // The kinds of errors in a result.
@@ -66,6 +67,10 @@ func packFailure(err error) error {
 }
 
 func noRuntime(err error) error {
+	var constraint *runtime.ConstraintError
+	if errors.As(err, &constraint) {
+		return &failure{kind: kindRequest, err: err}
+	}
 	return &failure{kind: kindRuntime, exit: ExitNoRuntime, err: err,
 		hint: "`attune-run detect` shows what this machine has"}
 }
@@ -80,7 +85,8 @@ func environmentFailure(err error) error {
 	if errors.As(err, &build) {
 		f.hint = "the whole output of the build is in " + build.Log
 	}
-	if errors.Is(err, fs.ErrPermission) || errors.Is(err, syscall.EROFS) || errors.Is(err, syscall.ENOSPC) {
+	var store *envcache.StoreError
+	if errors.As(err, &store) || errors.Is(err, fs.ErrPermission) || errors.Is(err, syscall.EROFS) || errors.Is(err, syscall.ENOSPC) {
 		f.hint = "name a cache directory that can be written with --cache or ATTUNE_CACHE"
 	}
 	return f

@@ -19,10 +19,7 @@ func (x *execution) validate(ctx context.Context) error {
 	if err := x.checkVariables(); err != nil {
 		return err
 	}
-	given, err := x.arguments()
-	if err != nil {
-		return err
-	}
+	given, misread := x.arguments()
 	if err := x.resolveSecrets(ctx); err != nil {
 		return err
 	}
@@ -34,44 +31,64 @@ func (x *execution) validate(ctx context.Context) error {
 	}
 	if x.job.schema == nil {
 		x.values = given
-		return nil
+		return misreadOr(misread, nil)
 	}
 	for name, value := range x.secrets {
 		if x.job.schema.IsSecret(name) {
-			if given[name], err = x.job.schema.Parse(name, value); err != nil {
+			parsed, err := x.job.schema.Parse(name, value)
+			if err != nil {
 				return parameterFailure(fmt.Errorf("%s: the secret is no %s", name, x.job.schema.Type(name)))
 			}
+			given[name] = parsed
 		}
 	}
-	if x.values, err = x.job.schema.Bind(given); err != nil {
-		return parameterFailure(err)
+	values, err := x.job.schema.Bind(given)
+	if err := misreadOr(misread, err); err != nil {
+		return err
 	}
+	x.values = values
 	x.protect(x.values) // defaults and nested values of secret parameters
 	return nil
 }
 
+// misreadOr joins what could not be read on the command line with what is wrong with the rest.
+func misreadOr(misread []pack.Violation, err error) error {
+	var violations *pack.ViolationsError
+	if len(misread) == 0 || err != nil && !errors.As(err, &violations) {
+		if err == nil {
+			return nil
+		}
+		return parameterFailure(err)
+	}
+	all := &pack.ViolationsError{Violations: misread}
+	if violations != nil {
+		for _, v := range violations.Violations {
+			if !slices.ContainsFunc(misread, func(m pack.Violation) bool { return m.Path == v.Path }) {
+				all.Violations = append(all.Violations, v)
+			}
+		}
+	}
+	return parameterFailure(all)
+}
+
 // arguments are the request's parameters with those of the command line read by
 // their declared types and laid over them.
-func (x *execution) arguments() (map[string]any, error) {
-	given := maps.Clone(x.req.Parameters)
+func (x *execution) arguments() (given map[string]any, misread []pack.Violation) {
+	given = maps.Clone(x.req.Parameters)
 	if given == nil {
 		given = map[string]any{}
 	}
 	typed := map[string]any{}
-	var problems []pack.Violation
 	for _, a := range x.local.Arguments {
 		value, err := x.argument(a, typed[a.Name])
 		if err != nil {
-			problems = append(problems, pack.Violation{Path: a.Name, Message: err.Error()})
+			misread = append(misread, pack.Violation{Path: a.Name, Message: err.Error()})
 			continue
 		}
 		typed[a.Name] = value
 	}
-	if len(problems) > 0 {
-		return nil, parameterFailure(&pack.ViolationsError{Violations: problems})
-	}
 	maps.Copy(given, typed)
-	return given, nil
+	return given, misread
 }
 
 func (x *execution) argument(a Argument, before any) (any, error) {

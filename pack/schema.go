@@ -139,10 +139,32 @@ func (s *Schema) readDefinitions(doc *yamldoc.Doc, definitions *yamldoc.Map) {
 			}
 		}
 		s.parameters[name] = p
+		checkType(m, definition)
 		s.warnUnknown(doc, m)
 	}
 	if len(required) > 0 {
 		s.root["required"] = required
+	}
+}
+
+var jsonTypes = []string{"string", "integer", "number", "boolean", "array", "object", "null"}
+
+// checkType refuses a type that JSON Schema does not have: it would be no type at all.
+func checkType(m *yamldoc.Map, definition map[string]any) {
+	types, isList := definition["type"].([]any)
+	if !isList && definition["type"] != nil {
+		types = []any{definition["type"]}
+	}
+	for _, t := range types {
+		name, _ := t.(string)
+		if slices.Contains(jsonTypes, name) {
+			continue
+		}
+		if near := nearest.Name(name, jsonTypes); near != "" {
+			m.Fail("type", "there is no type %q; did you mean %q?", name, near)
+		} else {
+			m.Fail("type", "there is no type %v; there are %s", t, strings.Join(jsonTypes, ", "))
+		}
 	}
 }
 

@@ -3,6 +3,7 @@
 package yamldoc
 
 import (
+	"bytes"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -74,8 +75,15 @@ func parse(file string, data []byte) (*yaml.Node, error) {
 	if len(data) > maxBytes {
 		return nil, Problem{File: file, Message: fmt.Sprintf("holds more than %d bytes", maxBytes)}
 	}
-	var node yaml.Node
-	if err := yaml.Unmarshal(data, &node); err != nil {
+	var node, second yaml.Node
+	decoder := yaml.NewDecoder(bytes.NewReader(data))
+	if err := decoder.Decode(&node); err != nil && !errors.Is(err, io.EOF) {
+		return nil, syntaxProblem(file, err)
+	}
+	switch err := decoder.Decode(&second); {
+	case err == nil:
+		return nil, Problem{File: file, Line: second.Line, Column: second.Column, Message: "a second document; a file holds one"}
+	case !errors.Is(err, io.EOF):
 		return nil, syntaxProblem(file, err)
 	}
 	if len(node.Content) == 0 {

@@ -182,6 +182,10 @@ func (d *Detector) survey(ctx context.Context, spec *runtime.Spec, wanted func(c
 	var group errgroup.Group
 	group.SetLimit(parallelProbes)
 	for i, c := range candidates {
+		if known, ok := d.recall(spec, c); ok {
+			s.results[i] = known
+			continue
+		}
 		group.Go(func() error {
 			s.results[i] = d.verify(ctx, spec, c)
 			return nil

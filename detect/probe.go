@@ -17,23 +17,35 @@ var errProbeTimeout = errors.New("no answer in time")
 
 // verify asks the memory, then the binary itself.
 func (d *Detector) verify(ctx context.Context, spec *runtime.Spec, c candidate) result {
-	r := result{candidate: c}
+	if known, ok := d.recall(spec, c); ok {
+		return known
+	}
 	id, err := identify(c)
 	if err != nil {
-		r.reason = err.Error()
-		return r
+		return result{candidate: c, reason: err.Error()}
+	}
+	answer, err := d.ask(ctx, c)
+	if err != nil {
+		return result{candidate: c, reason: err.Error()} // not remembered: it may have been the machine's fault
+	}
+	d.memory.put(id, answer)
+	return answer.result(spec, c)
+}
+
+// recall asks the memory alone.
+func (d *Detector) recall(spec *runtime.Spec, c candidate) (result, bool) {
+	id, err := identify(c)
+	if err != nil {
+		return result{}, false
 	}
 	answer, known := d.memory.get(id)
-	if !known {
-		if answer, err = d.ask(ctx, c); err != nil {
-			r.reason = err.Error()
-			return r // not remembered: it may have been the machine's fault
-		}
-		d.memory.put(id, answer)
-	}
-	r.reason = answer.Reason
-	r.interpreter = runtime.Interpreter{Runtime: spec.Name, Path: c.target, Version: answer.Version, ABI: answer.ABI, OnPath: c.onPath}
-	return r
+	return answer.result(spec, c), known
+}
+
+func (a answer) result(spec *runtime.Spec, c candidate) result {
+	return result{candidate: c, reason: a.Reason, interpreter: runtime.Interpreter{
+		Runtime: spec.Name, Path: c.target, Version: a.Version, ABI: a.ABI, OnPath: c.onPath,
+	}}
 }
 
 // ask runs the probe. An error is a failure that says nothing about the binary, a time-out for one.

@@ -113,6 +113,9 @@ func (x *execution) loadAction() error {
 // hashPack digests the pack beside the rest of the work; finish waits for it.
 func (x *execution) hashPack(p *pack.Pack) {
 	x.res.Pack = PackInfo{Ref: p.Ref, Version: p.Version}
+	if x.local.Direct {
+		return
+	}
 	done := make(chan digest, 1)
 	x.digest = done
 	go func() {

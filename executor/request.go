@@ -81,8 +81,8 @@ type Local struct {
 	Locked       bool
 	Offline      bool
 	RetryFailed  bool
-	// Direct hands the observer's files to the child itself where nothing needs
-	// to read the output on its way (no secret, no structured output).
+	// Direct says that nobody keeps the result document. The observer's files are then handed to the child itself where
+	// nothing needs to read the output on its way (no secret, no structured output), and the pack is not digested.
 	Direct bool
 	Force  <-chan struct{} // closed: SIGKILL at once
 	Grace  time.Duration   // zero means 10 s

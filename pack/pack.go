@@ -9,7 +9,7 @@ import (
 	"slices"
 	"strings"
 
-	"github.com/Masterminds/semver/v3"
+	"golang.org/x/mod/semver"
 
 	"github.com/attune-run/attune/internal/nearest"
 	"github.com/attune-run/attune/internal/yamldoc"
@@ -76,7 +76,7 @@ func (p *Pack) check(root *yamldoc.Map) {
 	}
 	if p.Version == "" {
 		root.Fail("version", "version is missing")
-	} else if _, err := semver.StrictNewVersion(p.Version); err != nil {
+	} else if core := semver.Canonical("v" + p.Version); core == "" || core+semver.Build("v"+p.Version) != "v"+p.Version {
 		root.Fail("version", "version %q is no semantic version (1.2.3)", p.Version)
 	}
 	if versioned && dirVersion != p.Version {

@@ -294,6 +294,9 @@ func (b both) Write(p []byte) (int, error) {
 }
 
 func (o *outputs) commit(result *executor.Result) error {
+	if !o.json && o.logDir == "" && o.result == nil {
+		return nil
+	}
 	document, err := result.JSON()
 	if err != nil {
 		return fmt.Errorf("encode the result: %w", err)

@@ -8,6 +8,7 @@ import (
 
 	"golang.org/x/sync/errgroup"
 
+	"github.com/attune-run/attune/detect"
 	"github.com/attune-run/attune/runtime"
 )
 
@@ -27,6 +28,9 @@ type Prepared struct {
 func (s *Service) prepareAll(ctx context.Context) error {
 	if _, err := s.detector.All(ctx, s.Runtimes()); err != nil && ctx.Err() != nil {
 		return context.Cause(ctx)
+	}
+	if _, unknown := detect.Restrict(s.Known(), s.cfg.Runtimes); len(unknown) > 0 {
+		s.cfg.Log.Warn("the list of runtimes names what is no runtime", "names", unknown)
 	}
 	packs, problems := s.finder.List()
 	for _, problem := range problems {

@@ -3,6 +3,7 @@ package recipe
 import (
 	"context"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -229,6 +230,50 @@ func TestDebianPythonWithPip(t *testing.T) {
 	assert.Equal(t, []string{"six==1.17.0"}, env.Built.Resolved)
 	assert.Equal(t, filepath.Join(env.Dir, "bin/python"), command.Argv[0])
 	assert.NoFileExists(t, filepath.Join(env.Dir, "bin/pip"))
+}
+
+// uv comes from PyPI, as users get it.
+func TestUVBuildsRequirementsAndItsOwnLock(t *testing.T) {
+	python, found := lookPath(os.Getenv("PATH"), "python3")
+	require.True(t, found, "python3 is missing")
+	tools := t.TempDir()
+	out, err := exec.Command(python, "-m", "pip", "install", "-q", "--disable-pip-version-check", "--target", tools, "uv").CombinedOutput()
+	require.NoError(t, err, "%s", out)
+	target, err := exec.Command(python, "-c", "import sys; print(sys.executable, sys.version.split()[0])").Output()
+	require.NoError(t, err)
+	words := strings.Fields(string(target))
+	path, err := filepath.EvalSymlinks(words[0])
+	require.NoError(t, err)
+
+	in := realInterpreter(t, "python", path)
+	in.Interpreter.Version = words[1]
+	in.HostEnv = append(os.Environ(), "PATH="+filepath.Join(tools, "bin")+":"+os.Getenv("PATH"))
+	in.Probe = func(context.Context, *runtime.Spec, string) (runtime.Interpreter, error) {
+		return runtime.Interpreter{Version: "9.9.9"}, nil
+	}
+	write(t, &in, "requirements.txt", "six==1.17.0\n")
+	env, _ := build(t, in)
+	assert.Equal(t, []string{"six==1.17.0"}, env.Built.Resolved)
+	assert.False(t, env.Built.Locked)
+	assert.Contains(t, env.Key.Inputs, envcache.KeyInput{Name: "installer", Value: "uv 9.9.9"})
+
+	require.NoError(t, os.Remove(filepath.Join(in.PackDir, "requirements.txt")))
+	write(t, &in, "pyproject.toml", "[project]\nname = \"p\"\nversion = \"1\"\nrequires-python = \">=3.8\"\ndependencies = [\"six==1.16.0\"]\n")
+	lock := exec.Command(filepath.Join(tools, "bin", "uv"), "lock", "-q")
+	lock.Dir = in.PackDir
+	out, err = lock.CombinedOutput()
+	require.NoError(t, err, "%s", out)
+	in.Locked = true
+	env, _ = build(t, in)
+	assert.Equal(t, []string{"six==1.16.0"}, env.Built.Resolved)
+	assert.True(t, env.Built.Locked)
+
+	in.HostEnv = []string{"PATH=/nowhere"}
+	r, err := For(in.Spec)
+	require.NoError(t, err)
+	_, _, err = Key(context.Background(), r, in)
+	var missing *ToolError
+	require.ErrorAs(t, err, &missing)
 }
 
 func TestGoIsCompiledOnce(t *testing.T) {

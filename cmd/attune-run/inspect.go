@@ -10,8 +10,10 @@ import (
 	"text/tabwriter"
 
 	"github.com/attune-run/attune/detect"
+	"github.com/attune-run/attune/executor"
 	"github.com/attune-run/attune/internal/nearest"
 	"github.com/attune-run/attune/internal/version"
+	"github.com/attune-run/attune/runtime"
 )
 
 // format is the flag of every command that shows something.
@@ -56,14 +58,11 @@ func (c *detectCmd) Run(a *app) error {
 	if err != nil {
 		return err
 	}
-	_, unknown := detect.Restrict(service.Known(), cfg.runtimes)
-	for _, name := range unknown {
-		_, _ = fmt.Fprintf(a.std.err, "%s: warning: ATTUNE_WORKER_RUNTIMES names %s, which is no runtime%s\n", a.name, name, suggestion(name, service.RuntimeNames()))
-	}
 	found, err := service.Detect(a.ctx)
 	if err != nil {
 		return err
 	}
+	c.missing(a, service, cfg, found)
 	rows := make([][]string, 0, len(found))
 	for _, i := range found {
 		mark := ""
@@ -76,6 +75,22 @@ func (c *detectCmd) Run(a *app) error {
 		return c.show(a.std.out, []any{}, []string{"RUNTIME", "VERSION", "PATH", "FIRST IN"}, rows)
 	}
 	return c.show(a.std.out, found, []string{"RUNTIME", "VERSION", "PATH", "FIRST IN"}, rows)
+}
+
+// missing says by name what the configuration asks for and this machine, or attune, does not have.
+func (c *detectCmd) missing(a *app, service *executor.Service, cfg config, found []runtime.Interpreter) {
+	if cfg.runtimes == "" {
+		return
+	}
+	wanted, unknown := detect.Restrict(service.Known(), cfg.runtimes)
+	for _, name := range unknown {
+		_, _ = fmt.Fprintf(a.std.err, "%s: warning: ATTUNE_WORKER_RUNTIMES names %s, which is no runtime%s\n", a.name, name, suggestion(name, service.RuntimeNames()))
+	}
+	for _, spec := range wanted {
+		if !slices.ContainsFunc(found, func(i runtime.Interpreter) bool { return i.Runtime == spec.Name }) {
+			_, _ = fmt.Fprintf(a.std.err, "%s: warning: ATTUNE_WORKER_RUNTIMES names %s, which was not found here\n", a.name, spec.Name)
+		}
+	}
 }
 
 func suggestion(name string, names []string) string {

@@ -248,7 +248,16 @@ func (d *Detector) places(spec *runtime.Spec) []string {
 	}
 	slices.Sort(names)
 	all := []string{strings.Join(slices.Compact(names), ", ") + " in PATH (" + d.opt.Path + ")"}
-	return append(all, spec.Verification.Locations...)
+	for _, place := range spec.Verification.Locations {
+		// Names that are listed one by one, python3.8 to python3.19, are one place.
+		if stem := strings.TrimRight(place, "0123456789"); stem != place {
+			place = stem + "*"
+		}
+		if !slices.Contains(all, place) {
+			all = append(all, place)
+		}
+	}
+	return all
 }
 
 // Restrict keeps the runtimes that list names, by name or alias in any case, separated by commas or blanks. An

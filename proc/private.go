@@ -116,6 +116,9 @@ func SweepPrivateDirs(base string) {
 // removeTree removes a directory without recursion and with two descriptors, however deep it is: directories
 // that are not empty are moved up to the top, where their turn comes. Links are removed, never followed.
 func removeTree(top string) error {
+	if removeFlat(top) {
+		return nil
+	}
 	root, err := os.OpenRoot(top)
 	if errors.Is(err, os.ErrNotExist) {
 		return nil
@@ -138,6 +141,25 @@ func removeTree(top string) error {
 			}
 		}
 	}
+}
+
+// removeFlat removes a directory of files and empty directories, as most executions leave theirs. It is false where more
+// is left.
+func removeFlat(top string) bool {
+	entries, err := os.ReadDir(top)
+	if err != nil {
+		return false
+	}
+	for _, e := range entries {
+		path, flags := filepath.Join(top, e.Name()), 0
+		if e.IsDir() {
+			flags = unix.AT_REMOVEDIR
+		}
+		if unix.Unlinkat(unix.AT_FDCWD, path, flags) != nil {
+			return false
+		}
+	}
+	return unix.Rmdir(top) == nil
 }
 
 // removeOrFlatten removes one entry at the top; a directory's own directories are moved beside it first.

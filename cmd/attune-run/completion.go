@@ -3,6 +3,8 @@ package main
 import (
 	"fmt"
 	"os"
+	"strconv"
+	"strings"
 
 	"github.com/alecthomas/kong"
 	"github.com/posener/complete"
@@ -19,6 +21,7 @@ func answerCompletion(parser *kong.Kong) bool {
 	if os.Getenv(completing) == "" {
 		return false
 	}
+	impliedRun()
 	answered := false
 	kongplete.Complete(parser,
 		kongplete.WithPredictors(map[string]complete.Predictor{
@@ -28,6 +31,20 @@ func answerCompletion(parser *kong.Kong) bool {
 		kongplete.WithExitFunc(func(int) { answered = true }),
 	)
 	return answered
+}
+
+// impliedRun completes "attune-run core.e" as "attune-run run core.e".
+func impliedRun() {
+	line := os.Getenv(completing)
+	program, rest, ok := strings.Cut(line, " ")
+	word, _, more := strings.Cut(rest, " ")
+	if !ok || !strings.ContainsAny(word, "./") && !more || strings.HasPrefix(word, "-") || isCommand(word) {
+		return
+	}
+	_ = os.Setenv(completing, program+" run "+rest)
+	if point, err := strconv.Atoi(os.Getenv("COMP_POINT")); err == nil {
+		_ = os.Setenv("COMP_POINT", strconv.Itoa(point+len("run ")))
+	}
 }
 
 func installedPacks() []*pack.Pack {

@@ -10,7 +10,6 @@ import (
 	"os/signal"
 	"path/filepath"
 	"strings"
-	"sync"
 	"syscall"
 	"time"
 
@@ -81,8 +80,7 @@ func (c *runCmd) Run(a *app) error {
 	if err != nil {
 		return err
 	}
-	ctx, force, stop := signals(a.ctx)
-	defer stop()
+	ctx, force := signals(a.ctx)
 
 	progress := newProgress(a.std.err, a.name, c.Quiet)
 	req.Local.Force, req.Local.Grace = force, cfg.grace()
@@ -205,33 +203,31 @@ func readInput(name string, stdin io.Reader) ([]byte, error) {
 	return data, err
 }
 
-// signals turns the first SIGINT, SIGTERM or SIGHUP into a cancellation and the second into force.
-func signals(parent context.Context) (ctx context.Context, force <-chan struct{}, stop func()) {
+// signals turns the first SIGINT, SIGTERM or SIGHUP into a cancellation and the second into force, for as long as the
+// process lives: to stop listening takes longer than to end.
+func signals(parent context.Context) (ctx context.Context, force <-chan struct{}) {
 	ctx, cancel := context.WithCancelCause(parent)
 	received := make(chan os.Signal, 2)
-	signal.Notify(received, syscall.SIGINT, syscall.SIGTERM, syscall.SIGHUP)
-	// A reader of stdout that went away is an error of a write, not the end of attune. Caught, not ignored: the
-	// child must find the default.
-	signal.Notify(make(chan os.Signal, 1), syscall.SIGPIPE)
-	now, done := make(chan struct{}), make(chan struct{})
+	// A reader of stdout that went away is an error of a write, not the end of attune: SIGPIPE is caught, not ignored, for
+	// the child must find the default.
+	signal.Notify(received, syscall.SIGINT, syscall.SIGTERM, syscall.SIGHUP, syscall.SIGPIPE)
+	now := make(chan struct{})
 	go func() {
-		for count := 0; ; count++ {
-			select {
-			case <-done:
+		canceled := false
+		for sig := range received {
+			number, _ := sig.(syscall.Signal)
+			switch {
+			case number == syscall.SIGPIPE:
+			case canceled:
+				close(now)
 				return
-			case sig := <-received:
-				if count == 1 {
-					close(now)
-				}
-				number, _ := sig.(syscall.Signal)
-				cancel(&executor.Cancellation{Signal: number}) // the first cause stays
+			default:
+				canceled = true
+				cancel(&executor.Cancellation{Signal: number})
 			}
 		}
 	}()
-	var once sync.Once
-	return ctx, now, func() {
-		once.Do(func() { signal.Stop(received); close(done); cancel(nil) })
-	}
+	return ctx, now
 }
 
 // outputs are the places a result goes to. They are opened before anything runs, so that a path that

@@ -47,6 +47,9 @@ func (java) Inputs(_ context.Context, in Input) ([]envcache.KeyInput, error) {
 	if err != nil {
 		return nil, err
 	}
+	if found && in.Locked {
+		return nil, &NotLockedError{Manifest: "pom.xml", Remedy: "Maven has no lock file; put the jars into the pack's lib directory"}
+	}
 	if found {
 		inputs = append(inputs, content("pom.xml", pom))
 	} else if exists(in.PackDir, "build.gradle") {

@@ -141,10 +141,14 @@ func TestLocked(t *testing.T) {
 		"all hashes":    {"python", map[string]string{"requirements.txt": "six==1.17.0 \\\n  --hash=sha256:ab\n"}, true},
 		"no npm lock":   {"node", map[string]string{"package.json": `{"dependencies":{"semver":"7.6.3"}}`}, false},
 		"npm lock":      {"node", map[string]string{"package.json": `{"dependencies":{"semver":"7.6.3"}}`, "package-lock.json": "{}"}, true},
+		"pom.xml":       {"java", map[string]string{"pom.xml": "<project/>", "A.java": "class A {}"}, false},
 		"cpanfile only": {"perl", map[string]string{"cpanfile": "requires 'JSON';"}, false},
 	} {
 		in := input(t, c.runtime, c.files)
 		in.Locked = true
+		if c.runtime == "java" {
+			in.Script = filepath.Join(in.PackDir, "A.java")
+		}
 		r, err := For(in.Spec)
 		require.NoError(t, err)
 		_, _, err = Key(context.Background(), r, in)

@@ -82,14 +82,15 @@ func checkOwner(path string) error {
 // Root is the store's directory, absolute, links resolved.
 func (s *Store) Root() string { return s.root }
 
-// Downloads is the directory of a tool's own download cache; it may not exist yet.
-func (s *Store) Downloads(tool string) string { return filepath.Join(s.root, "v1", "downloads", tool) }
+// Downloads holds the download caches of tools, a directory for each; it may not exist yet.
+func (s *Store) Downloads() string { return filepath.Join(s.root, "v1", "downloads") }
 
 // LogDir holds the logs of builds.
 func (s *Store) LogDir() string { return filepath.Join(s.root, "v1", "log") }
 
-// DetectFile is where detected interpreters are remembered.
-func (s *Store) DetectFile() string { return filepath.Join(s.root, "v1", "detect.json") }
+// DetectFile is where the interpreters detected on this machine are remembered, in the store at dir. It is asked for before
+// the store is opened: most executions need no environment.
+func DetectFile(dir string) string { return filepath.Join(dir, "v1", "detect.json") }
 
 func (s *Store) trash() string { return filepath.Join(s.root, "v1", "trash") }
 

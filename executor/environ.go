@@ -93,7 +93,7 @@ func (x *execution) baseEnv() []string {
 // granted are the host's variables that the action asks for and the operator allows.
 func (x *execution) granted() map[string]string {
 	granted := map[string]string{}
-	if x.job.settings.inheritEnv {
+	if x.job.settings.inheritEnv || len(x.job.passEnv) == 0 {
 		return granted
 	}
 	for name, value := range environment(x.svc.cfg.Environ) {

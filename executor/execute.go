@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"os"
-	"path/filepath"
 	"syscall"
 	"time"
 
@@ -265,8 +264,6 @@ type Cancellation struct{ Signal syscall.Signal }
 
 // Error names the signal.
 func (c *Cancellation) Error() string { return "canceled by " + signalName(c.Signal) }
-
-func baseName(path string) string { return filepath.Base(path) }
 
 // callerDir is where relative paths of the request are looked up.
 func (x *execution) callerDir() (string, error) {

@@ -10,7 +10,6 @@ import (
 
 	"github.com/google/uuid"
 
-	"github.com/attune-run/attune/internal/nearest"
 	"github.com/attune-run/attune/pack"
 	"github.com/attune-run/attune/runtime"
 )
@@ -133,7 +132,7 @@ func (s *Service) lookup(p *pack.Pack, name string) (*runtime.Spec, error) {
 			return nil, err
 		}
 		for _, spec := range own {
-			if strings.EqualFold(spec.Name, name) || slices.ContainsFunc(spec.Aliases, func(a string) bool { return strings.EqualFold(a, name) }) {
+			if spec.Is(name) {
 				return spec, nil
 			}
 		}
@@ -149,7 +148,7 @@ func (s *Service) lookup(p *pack.Pack, name string) (*runtime.Spec, error) {
 }
 
 func unknownRuntime(catalog runtime.Catalog, name string) error {
-	if near := nearest.Name(name, catalog.Names()); near != "" {
+	if near := catalog.Nearest(name); near != "" {
 		return fmt.Errorf("there is no runtime %q; did you mean %q?", name, near)
 	}
 	return fmt.Errorf("there is no runtime %q; known are %s", name, strings.Join(catalog.Names(), ", "))

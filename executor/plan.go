@@ -4,7 +4,6 @@ import (
 	"context"
 	"fmt"
 	"os"
-	"path/filepath"
 	"slices"
 
 	"github.com/attune-run/attune/detect"
@@ -61,18 +60,16 @@ func (s *Service) plan(ctx context.Context, j *job, interpreter runtime.Interpre
 	if err != nil {
 		return plan{}, err
 	}
-	root := s.cfg.CacheDir
-	if spec.Environment != nil {
-		if store, err := s.Store(); err == nil { // a store that cannot be opened matters once it is needed
-			root = store.Root()
-		}
-	}
 	p := plan{recipe: rcp, input: recipe.Input{
 		Spec: spec, Interpreter: interpreter, PackDir: j.dir, Script: j.script, AdHoc: j.pack == nil,
 		HostEnv: s.cfg.Environ, Locked: local.Locked, Offline: local.Offline, InstallScripts: s.cfg.InstallScripts,
-		StoreRoot: root, Downloads: filepath.Join(root, "v1", "downloads"),
 		Probe: s.detector.Verify,
 	}}
+	if spec.Environment != nil {
+		if store, err := s.Store(); err == nil { // one that cannot be opened matters once it is needed, in acquire
+			p.input.StoreRoot, p.input.Downloads = store.Root(), store.Downloads()
+		}
+	}
 	p.key, p.needed, err = recipe.Key(ctx, rcp, p.input)
 	return p, err
 }

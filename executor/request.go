@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"os"
+	"path/filepath"
 	"strconv"
 	"time"
 )
@@ -80,7 +81,6 @@ type Local struct {
 	Artifacts    string // directory that receives a copy of the artifacts
 	Locked       bool
 	Offline      bool
-	RetryFailed  bool
 	// Direct says that nobody keeps the result document. The observer's files are then handed to the child itself where
 	// nothing needs to read the output on its way (no secret, no structured output), and the pack is not digested.
 	Direct bool
@@ -147,7 +147,7 @@ func (r *Request) name() string {
 	case r.Action != "":
 		return r.Action
 	case r.Script != nil && r.Script.Path != "":
-		return "script:" + baseName(r.Script.Path)
+		return "script:" + filepath.Base(r.Script.Path)
 	default:
 		return "script:inline"
 	}

@@ -113,7 +113,7 @@ func New(cfg Config) (*Service, error) {
 		finder:  pack.Finder{Dirs: cfg.Packs},
 		detector: detect.New(detect.Options{
 			Path: env["PATH"], Home: env["HOME"], Dir: dir, Env: env,
-			CacheFile: filepath.Join(cfg.CacheDir, "v1", "detect.json"),
+			CacheFile: envcache.DetectFile(cfg.CacheDir),
 		}),
 	}, nil
 }

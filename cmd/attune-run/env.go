@@ -6,6 +6,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/attune-run/attune/envcache"
 	"github.com/attune-run/attune/executor"
 )
 
@@ -17,15 +18,20 @@ type envCmd struct {
 	Remove  envRemoveCmd  `cmd:"" help:"Remove environments by key."`
 }
 
+// store opens the environment store.
+func (a *app) store() (*envcache.Store, error) {
+	service, _, err := a.service()
+	if err != nil {
+		return nil, err
+	}
+	return service.Store()
+}
+
 type envListCmd struct{ format }
 
 // Run lists what the store holds.
 func (c *envListCmd) Run(a *app) error {
-	service, _, err := a.service()
-	if err != nil {
-		return err
-	}
-	store, err := service.Store()
+	store, err := a.store()
 	if err != nil {
 		return err
 	}
@@ -124,11 +130,7 @@ type envRemoveCmd struct {
 
 // Run removes all that can be removed and says what could not.
 func (c *envRemoveCmd) Run(a *app) error {
-	service, _, err := a.service()
-	if err != nil {
-		return err
-	}
-	store, err := service.Store()
+	store, err := a.store()
 	if err != nil {
 		return err
 	}

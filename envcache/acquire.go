@@ -7,14 +7,20 @@ import (
 	"time"
 )
 
+// AcquireOptions are what an Acquire may be told beside what to build.
+type AcquireOptions struct {
+	// Progress may be nil; it is called by one goroutine at a time, and not after Acquire returned.
+	Progress    func(Progress)
+	RetryFailed bool // build although a failure is remembered
+}
+
 // Acquire makes the environment of a key ready and holds it against removal until Env.Close. Where it is
-// not there it is built: once, whoever asks, in this process or another. progress may be nil; it is
-// called by one goroutine at a time, and not after Acquire returned.
+// not there it is built: once, whoever asks, in this process or another.
 //
 // Errors are *BuildError, *LockError, *StoreError, or the cause of an ended context. A build goes on for as long as
 // anybody in this process waits for it.
-func (s *Store) Acquire(ctx context.Context, key Key, b Builder, progress func(Progress)) (*Env, error) {
-	e := s.entry(key.ID)
+func (s *Store) Acquire(ctx context.Context, key Key, b Builder, opt AcquireOptions) (*Env, error) {
+	e, progress := s.entry(s.ID(key)), opt.Progress
 	for {
 		env, reason := s.hit(ctx, e, b, false)
 		if reason == nil {
@@ -23,7 +29,7 @@ func (s *Store) Acquire(ctx context.Context, key Key, b Builder, progress func(P
 		if err := context.Cause(ctx); err != nil {
 			return nil, err
 		}
-		f, seat := s.join(ctx, key, b, progress)
+		f, seat := s.join(ctx, e, key, b, progress)
 		env, err := f.wait(ctx, s, e, b, seat)
 		if errors.Is(err, errReplaced) {
 			continue // removed between its build and this hold of it
@@ -55,10 +61,10 @@ type flight struct {
 const builderSeat = 0
 
 // join finds or starts the flight of a key and takes a seat in it.
-func (s *Store) join(ctx context.Context, key Key, b Builder, progress func(Progress)) (f *flight, seat int) {
+func (s *Store) join(ctx context.Context, e entry, key Key, b Builder, progress func(Progress)) (f *flight, seat int) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if f, ok := s.flights[key.ID]; ok {
+	if f, ok := s.flights[e.id]; ok {
 		if seat, ok := f.enter(progress); ok {
 			return f, seat
 		}
@@ -66,12 +72,12 @@ func (s *Store) join(ctx context.Context, key Key, b Builder, progress func(Prog
 	ctx, cancel := context.WithCancelCause(context.WithoutCancel(ctx))
 	f = &flight{cancel: cancel, done: make(chan struct{}), seats: map[int]func(Progress){}}
 	seat, _ = f.enter(progress)
-	s.flights[key.ID] = f
+	s.flights[e.id] = f
 	go func() {
 		f.env, f.state, f.err = s.build(ctx, key, b, f.report)
 		s.mu.Lock()
-		if s.flights[key.ID] == f {
-			delete(s.flights, key.ID)
+		if s.flights[e.id] == f {
+			delete(s.flights, e.id)
 		}
 		s.mu.Unlock()
 		close(f.done)

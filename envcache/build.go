@@ -18,7 +18,7 @@ import (
 
 // build makes the environment under the key's lock, or finds that somebody else has made it.
 func (s *Store) build(ctx context.Context, key Key, b Builder, report func(Progress)) (*Env, State, error) {
-	e := s.entry(key.ID)
+	e := s.entry(s.ID(key))
 	if err := s.makeDirs(e); err != nil {
 		return nil, "", err
 	}
@@ -67,7 +67,7 @@ func (s *Store) buildGeneration(ctx context.Context, key Key, e entry, b Builder
 	if err := os.Mkdir(dir, 0o700); err != nil {
 		return nil, &StoreError{Path: s.root, Err: err}
 	}
-	log := s.newLog(key, report)
+	log := s.newLog(e.id, report)
 	defer log.close()
 	host, _ := os.Hostname()
 	phase := func(name string) {
@@ -81,7 +81,7 @@ func (s *Store) buildGeneration(ctx context.Context, key Key, e entry, b Builder
 		err = b.Check(ctx, dir)
 	}
 	if err != nil {
-		return nil, s.buildFailed(ctx, key, log, err)
+		return nil, s.buildFailed(ctx, e, log, err)
 	}
 	phase("publishing")
 	return s.publish(ctx, key, e, generation, b, built, use)
@@ -89,11 +89,11 @@ func (s *Store) buildGeneration(ctx context.Context, key Key, e entry, b Builder
 
 // buildFailed gives a builder's error its place: a canceled build is no failure, and a full disk is
 // the store's.
-func (s *Store) buildFailed(ctx context.Context, key Key, log *buildLog, err error) error {
+func (s *Store) buildFailed(ctx context.Context, e entry, log *buildLog, err error) error {
 	if cause := context.Cause(ctx); cause != nil {
 		return cause
 	}
-	failed := &BuildError{Key: key, Log: log.path, Tail: log.tail(), Err: err}
+	failed := &BuildError{ID: e.id, Log: log.path, Tail: log.tail(), Err: err}
 	if errors.Is(err, syscall.ENOSPC) || full(s.root) {
 		return &StoreError{Path: s.root, Err: fmt.Errorf("%w: %w", syscall.ENOSPC, failed)}
 	}
@@ -123,7 +123,7 @@ func (s *Store) publish(ctx context.Context, key Key, e entry, generation string
 		return nil, &StoreError{Path: s.root, Err: err}
 	}
 	r := ready{
-		Schema: readySchema, Key: key.ID, Generation: generation, CreatedAt: s.now().UTC(), Size: size, Inputs: key.Inputs,
+		Schema: readySchema, Key: e.id, Generation: generation, CreatedAt: s.now().UTC(), Size: size, Inputs: key.Inputs(s.root),
 		Interpreter: interpreter, Stat: stat, Built: built, Resolved: resolvedDigest(built.Resolved),
 	}
 	data, err := json.MarshalIndent(r, "", "  ")

@@ -15,7 +15,7 @@ type hold struct {
 
 func (s *Store) newEnv(e entry, r ready, use *os.File) *Env {
 	return &Env{
-		Key: Key{ID: e.id, Inputs: r.Inputs}, State: Hit, Root: s.root, Dir: e.generation(r.Generation),
+		ID: e.id, Inputs: r.Inputs, State: Hit, Root: s.root, Dir: e.generation(r.Generation),
 		Built: r.Built, Resolved: r.Resolved, hold: &hold{use: use},
 	}
 }

@@ -18,7 +18,7 @@ import (
 
 func open(t testing.TB, dir string) *Store {
 	t.Helper()
-	s, err := Open(dir)
+	s, err := Open(dir, Options{})
 	require.NoError(t, err)
 	return s
 }
@@ -27,7 +27,7 @@ func tempStore(t testing.TB) *Store { return open(t, filepath.Join(t.TempDir(), 
 
 func acquire(t testing.TB, s *Store, key Key, b Builder) *Env {
 	t.Helper()
-	env, err := s.Acquire(context.Background(), key, b, nil)
+	env, err := s.Acquire(context.Background(), key, b, AcquireOptions{})
 	require.NoError(t, err)
 	t.Cleanup(func() { _ = env.Close() })
 	return env
@@ -41,17 +41,24 @@ func builds(t *testing.T, file string) int {
 }
 
 func TestKeyDependsOnEveryInputAndOnNoOrder(t *testing.T) {
-	a, b := KeyInput{Name: "a", Value: "1"}, KeyInput{Name: "b", Value: "2"}
-	key := NewKey([]KeyInput{a, b})
-	assert.Equal(t, key.ID, NewKey([]KeyInput{b, a}).ID)
-	assert.Len(t, key.ID, 26)
-	assert.Regexp(t, "^[a-z2-7]+$", key.String())
+	const root = "/store"
+	a, b := KeyInput{Name: "a", Value: "1"}, KeyInput{Name: "t", Value: "2"}
+	key := NewKey([]KeyInput{a, b}, false)
+	assert.Equal(t, key.ID(root), NewKey([]KeyInput{b, a}, false).ID(root))
+	assert.Len(t, key.ID(root), 26)
+	assert.Regexp(t, "^[a-z2-7]+$", key.ID(root))
 	for _, other := range [][]KeyInput{
-		{a}, {b}, {a, {Name: "b", Value: "3"}}, {a, {Name: "c", Value: "2"}}, {{Name: "a", Value: "1b2"}}, {{Name: "a1", Value: ""}, b},
+		{a}, {b}, {a, {Name: "t", Value: "3"}}, {a, {Name: "c", Value: "2"}}, {{Name: "a", Value: "1t2"}}, {{Name: "a1", Value: ""}, b},
 	} {
-		assert.NotEqual(t, key.ID, NewKey(other).ID)
+		assert.NotEqual(t, key.ID(root), NewKey(other, false).ID(root))
 	}
-	assert.Panics(t, func() { NewKey([]KeyInput{a, a}) })
+	assert.Panics(t, func() { NewKey([]KeyInput{a, a}, false) })
+	assert.Panics(t, func() { NewKey([]KeyInput{{Name: "root"}}, true) })
+
+	assert.Equal(t, key.ID(root), key.ID("/elsewhere"), "what does not carry its path is the same anywhere")
+	bound := NewKey([]KeyInput{b, a}, true)
+	assert.NotEqual(t, bound.ID(root), bound.ID("/elsewhere"))
+	assert.Equal(t, []KeyInput{a, {Name: "root", Value: root}, b}, bound.Inputs(root))
 }
 
 func TestBuiltOnceThenHit(t *testing.T) {
@@ -83,7 +90,7 @@ func TestOpenWritesNothing(t *testing.T) {
 func TestOpenRefusesAStoreThatOthersCanChange(t *testing.T) {
 	dir := t.TempDir()
 	require.NoError(t, os.Chmod(dir, 0o777))
-	_, err := Open(dir)
+	_, err := Open(dir, Options{})
 	var refused *StoreError
 	require.ErrorAs(t, err, &refused)
 	assert.ErrorContains(t, err, "chmod go-w")
@@ -93,7 +100,7 @@ func TestOpenRefusesAStoreThatOthersCanChange(t *testing.T) {
 	}
 	dir = t.TempDir()
 	require.NoError(t, os.Chown(dir, 12345, -1))
-	_, err = Open(dir)
+	_, err = Open(dir, Options{})
 	assert.ErrorContains(t, err, "belongs to uid 12345")
 }
 
@@ -108,7 +115,7 @@ func TestFailedBuildLeavesItsLogAndNothingElse(t *testing.T) {
 	s := tempStore(t)
 	key := testKey("x")
 	for _, b := range []*testBuilder{{fail: errors.New("exit status 1")}, {stopAt: "", fail: os.ErrInvalid}} {
-		_, err := s.Acquire(context.Background(), key, b, nil)
+		_, err := s.Acquire(context.Background(), key, b, AcquireOptions{})
 		var failed *BuildError
 		require.ErrorAs(t, err, &failed)
 		require.ErrorIs(t, err, b.fail)
@@ -126,7 +133,7 @@ func TestFailedBuildLeavesItsLogAndNothingElse(t *testing.T) {
 func assertOnlyLock(t *testing.T, s *Store, key Key) {
 	t.Helper()
 	names := []string{}
-	entries, err := os.ReadDir(s.entry(key.ID).dir)
+	entries, err := os.ReadDir(s.entry(s.ID(key)).dir)
 	require.NoError(t, err)
 	for _, item := range entries {
 		names = append(names, item.Name())
@@ -142,7 +149,7 @@ func TestLogsOfAKeyAreBounded(t *testing.T) {
 	now := time.Now()
 	s.now = func() time.Time { now = now.Add(time.Second); return now }
 	for range 2 * logsPerKey {
-		_, err := s.Acquire(context.Background(), testKey("x"), &testBuilder{fail: os.ErrInvalid}, nil)
+		_, err := s.Acquire(context.Background(), testKey("x"), &testBuilder{fail: os.ErrInvalid}, AcquireOptions{})
 		require.Error(t, err)
 	}
 	logs, err := os.ReadDir(s.LogDir())
@@ -172,14 +179,14 @@ func TestDamageIsAMissWithAReason(t *testing.T) {
 		t.Run(want, func(t *testing.T) {
 			s, key := tempStore(t), testKey("x")
 			old := acquire(t, s, key, &testBuilder{})
-			damage(t, s.entry(key.ID), old)
+			damage(t, s.entry(s.ID(key)), old)
 			require.NoError(t, old.Close())
 			var reasons []string
-			env, err := s.Acquire(context.Background(), key, &testBuilder{}, func(p Progress) {
+			env, err := s.Acquire(context.Background(), key, &testBuilder{}, AcquireOptions{Progress: func(p Progress) {
 				if p.Phase == "replacing" {
 					reasons = append(reasons, p.Line)
 				}
-			})
+			}})
 			require.NoError(t, err)
 			defer func() { _ = env.Close() }()
 			assert.Equal(t, Fresh, env.State)
@@ -195,7 +202,7 @@ func TestDamageIsAMissWithAReason(t *testing.T) {
 func TestARebuildLeavesTheRunningItsGeneration(t *testing.T) {
 	s, key := tempStore(t), testKey("x")
 	running := acquire(t, s, key, &testBuilder{})
-	require.NoError(t, os.Truncate(s.entry(key.ID).readyFile(), 0))
+	require.NoError(t, os.Truncate(s.entry(s.ID(key)).readyFile(), 0))
 	rebuilt := acquire(t, s, key, &testBuilder{})
 	assert.NotEqual(t, running.Dir, rebuilt.Dir)
 	assert.FileExists(t, filepath.Join(running.Dir, "whole"))
@@ -224,7 +231,7 @@ func TestInterpreterAtTheSamePath(t *testing.T) {
 	write("3.11.9 cp311")
 	assert.Equal(t, Fresh, acquire(t, s, key, b).State)
 	require.NoError(t, os.Remove(interpreter))
-	_, err := s.Acquire(context.Background(), key, b, nil)
+	_, err := s.Acquire(context.Background(), key, b, AcquireOptions{})
 	assert.ErrorContains(t, err, "no such file")
 }
 
@@ -235,7 +242,7 @@ func TestManyGoroutinesOneBuild(t *testing.T) {
 	var group sync.WaitGroup
 	for range cap(states) {
 		group.Go(func() {
-			env, err := s.Acquire(context.Background(), testKey("x"), b, nil)
+			env, err := s.Acquire(context.Background(), testKey("x"), b, AcquireOptions{})
 			if assert.NoError(t, err) {
 				states <- env.State
 				assert.NoError(t, env.Close())
@@ -264,7 +271,7 @@ func TestABuildEndsWithItsLastWaiter(t *testing.T) {
 	gone := errors.New("gone")
 	results := make(chan error, 2)
 	wait := func(ctx context.Context) {
-		_, err := s.Acquire(ctx, key, b, nil)
+		_, err := s.Acquire(ctx, key, b, AcquireOptions{})
 		results <- err
 	}
 	go wait(first)
@@ -272,7 +279,7 @@ func TestABuildEndsWithItsLastWaiter(t *testing.T) {
 	go wait(second)
 	for joined := false; !joined; { // until the second waits as well
 		s.mu.Lock()
-		f := s.flights[key.ID]
+		f := s.flights[s.ID(key)]
 		s.mu.Unlock()
 		f.mu.Lock()
 		joined = len(f.seats) == 2
@@ -280,7 +287,7 @@ func TestABuildEndsWithItsLastWaiter(t *testing.T) {
 	}
 	cancelFirst(gone)
 	require.ErrorIs(t, <-results, gone)
-	assert.Contains(t, s.flights, key.ID, "the build goes on for the other")
+	assert.Contains(t, s.flights, s.ID(key), "the build goes on for the other")
 	cancelSecond(gone)
 	require.ErrorIs(t, <-results, gone)
 	assertOnlyLock(t, s, key)
@@ -290,7 +297,7 @@ func TestRemove(t *testing.T) {
 	ctx := context.Background()
 	s, key := tempStore(t), testKey("x")
 	env := acquire(t, s, key, &testBuilder{})
-	info, err := s.Get(key.ID[:5])
+	info, err := s.Get(s.ID(key)[:5])
 	require.NoError(t, err)
 	assert.Equal(t, Ready, info.State)
 	assert.True(t, info.InUse)
@@ -298,18 +305,18 @@ func TestRemove(t *testing.T) {
 	assert.Equal(t, []KeyInput{{Name: "manifest", Value: "x"}}, info.Inputs)
 
 	var busy *InUseError
-	require.ErrorAs(t, s.Remove(ctx, key.ID), &busy)
+	require.ErrorAs(t, s.Remove(ctx, s.ID(key)), &busy)
 	hold, err := env.Hold()
 	require.NoError(t, err)
 	require.NoError(t, env.Close())
 	require.NoError(t, env.Close(), "closing twice is no error")
-	require.ErrorAs(t, s.Remove(ctx, key.ID), &busy, "a child's hold counts")
+	require.ErrorAs(t, s.Remove(ctx, s.ID(key)), &busy, "a child's hold counts")
 	require.NoError(t, hold.Close())
-	require.NoError(t, s.Remove(ctx, key.ID))
+	require.NoError(t, s.Remove(ctx, s.ID(key)))
 	assertOnlyLock(t, s, key)
 
 	var missing *NotFoundError
-	require.ErrorAs(t, s.Remove(ctx, key.ID), &missing)
+	require.ErrorAs(t, s.Remove(ctx, s.ID(key)), &missing)
 	_, err = s.Get("nothing")
 	require.ErrorAs(t, err, &missing)
 	assert.Equal(t, Fresh, acquire(t, s, key, &testBuilder{}).State)
@@ -319,7 +326,7 @@ func TestListTellsWhatIsBroken(t *testing.T) {
 	s := tempStore(t)
 	require.NoError(t, acquire(t, s, testKey("good"), &testBuilder{}).Close())
 	require.NoError(t, acquire(t, s, testKey("bad"), &testBuilder{}).Close())
-	require.NoError(t, os.Truncate(s.entry(testKey("bad").ID).readyFile(), 1))
+	require.NoError(t, os.Truncate(s.entry(s.ID(testKey("bad"))).readyFile(), 1))
 	list, err := s.List(context.Background())
 	require.NoError(t, err)
 	states := map[string]string{}
@@ -327,8 +334,8 @@ func TestListTellsWhatIsBroken(t *testing.T) {
 		states[info.ID] = info.State
 		assert.False(t, info.InUse)
 	}
-	assert.Equal(t, map[string]string{testKey("good").ID: Ready, testKey("bad").ID: Broken}, states)
-	require.NoError(t, s.Remove(context.Background(), testKey("bad").ID), "a broken one can be removed")
+	assert.Equal(t, map[string]string{s.ID(testKey("good")): Ready, s.ID(testKey("bad")): Broken}, states)
+	require.NoError(t, s.Remove(context.Background(), s.ID(testKey("bad"))), "a broken one can be removed")
 	_, err = s.Get("")
 	require.NoError(t, err, "a prefix of one environment is enough")
 }
@@ -336,7 +343,7 @@ func TestListTellsWhatIsBroken(t *testing.T) {
 func TestLastUseWithClocksThatAreWrong(t *testing.T) {
 	s, key := tempStore(t), testKey("x")
 	env := acquire(t, s, key, &testBuilder{})
-	use := s.entry(key.ID).useFile(filepath.Base(env.Dir))
+	use := s.entry(s.ID(key)).useFile(filepath.Base(env.Dir))
 	mtime := func() time.Time {
 		info, err := os.Stat(use)
 		require.NoError(t, err)
@@ -362,7 +369,7 @@ func TestLongRootWithBlanks(t *testing.T) {
 	dir := filepath.Join(t.TempDir(), "with blanks and [brackets]", strings.Repeat("x", 200))
 	s := open(t, dir)
 	for range 2 * logsPerKey {
-		_, err := s.Acquire(context.Background(), testKey("x"), &testBuilder{fail: os.ErrInvalid}, nil)
+		_, err := s.Acquire(context.Background(), testKey("x"), &testBuilder{fail: os.ErrInvalid}, AcquireOptions{})
 		require.Error(t, err)
 	}
 	logs, err := os.ReadDir(s.LogDir())
@@ -379,7 +386,7 @@ func TestFullDisk(t *testing.T) {
 	}
 	t.Cleanup(func() { _ = syscall.Unmount(dir, syscall.MNT_DETACH) })
 	s, key := open(t, dir), testKey("x")
-	_, err := s.Acquire(context.Background(), key, &testBuilder{fill: 4 << 20}, nil)
+	_, err := s.Acquire(context.Background(), key, &testBuilder{fill: 4 << 20}, AcquireOptions{})
 	var full *StoreError
 	require.ErrorAs(t, err, &full)
 	require.ErrorIs(t, err, syscall.ENOSPC)
@@ -402,7 +409,7 @@ func TestReadOnlyStoreServesWhatItHolds(t *testing.T) {
 	hold, err := env.Hold()
 	require.NoError(t, err)
 	require.NoError(t, hold.Close())
-	_, err = s.Acquire(context.Background(), testKey("y"), &testBuilder{}, nil)
+	_, err = s.Acquire(context.Background(), testKey("y"), &testBuilder{}, AcquireOptions{})
 	require.ErrorIs(t, err, syscall.EROFS)
 	assert.ErrorContains(t, err, dir)
 }
@@ -410,12 +417,12 @@ func TestReadOnlyStoreServesWhatItHolds(t *testing.T) {
 func BenchmarkHit(b *testing.B) {
 	s := tempStore(b)
 	for i := range 1000 {
-		env, err := s.Acquire(context.Background(), testKey(fmt.Sprint(i)), &testBuilder{}, nil)
+		env, err := s.Acquire(context.Background(), testKey(fmt.Sprint(i)), &testBuilder{}, AcquireOptions{})
 		require.NoError(b, err)
 		require.NoError(b, env.Close())
 	}
 	for i := 0; b.Loop(); i++ {
-		env, err := s.Acquire(context.Background(), testKey(fmt.Sprint(i%1000)), &testBuilder{}, nil)
+		env, err := s.Acquire(context.Background(), testKey(fmt.Sprint(i%1000)), &testBuilder{}, AcquireOptions{})
 		if err != nil || env.State != Hit {
 			b.Fatal(env, err)
 		}

@@ -10,7 +10,7 @@ import (
 
 // BuildError is a build that failed. Nothing of it is left but its log.
 type BuildError struct {
-	Key  Key
+	ID   string
 	Log  string   // path of the whole output
 	Tail []string // the output's last lines
 	Err  error
@@ -18,7 +18,7 @@ type BuildError struct {
 
 // Error ends with the output's last lines.
 func (e *BuildError) Error() string {
-	text := fmt.Sprintf("environment %s could not be built: %v", e.Key, e.Err)
+	text := fmt.Sprintf("environment %s could not be built: %v", e.ID, e.Err)
 	if len(e.Tail) > 0 {
 		text += "\n  " + strings.Join(e.Tail, "\n  ")
 	}
@@ -27,6 +27,24 @@ func (e *BuildError) Error() string {
 
 // Unwrap is the builder's error.
 func (e *BuildError) Unwrap() error { return e.Err }
+
+// Class says for how long a failed build is remembered.
+type Class string
+
+const (
+	// Permanent failures come again with the same inputs: remembered for 5 minutes, growing to an hour.
+	Permanent Class = "permanent"
+	// Transient failures may be over soon, a network that is away for one: remembered for 5 s, growing to a minute.
+	Transient Class = "transient"
+	// Passing failures say nothing about the next try (a full disk, memory, a signal, a missing tool): never remembered.
+	Passing Class = "passing"
+)
+
+// Classified is a Builder's error that knows its class. An error that does not is Transient.
+type Classified interface {
+	error
+	Class() Class
+}
 
 // LockError is a file system that cannot lock, or a lock file that cannot be opened.
 type LockError struct {

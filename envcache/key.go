@@ -10,17 +10,54 @@ import (
 	"slices"
 )
 
-// keySchema salts every key: a change of the layout's or the key's meaning makes all keys new.
-const keySchema = "attune.env/v1"
+// KeyInput is one named, printable input of a key. Values hold no credentials;
+// long contents come as "sha256:<hex>".
+type KeyInput struct {
+	Name  string `json:"name"`
+	Value string `json:"value"`
+}
+
+// Key is everything that decides what gets built. Make one with NewKey.
+type Key struct {
+	inputs    []KeyInput // in name order
+	pathBound bool
+}
+
+// keySchema salts every ID: a change of the layout's or the key's meaning makes all of them new.
+const keySchema = "attune.env/v2"
 
 // keyBits of the digest name an environment; short, because a virtualenv's scripts carry the path in
 // a first line of at most 127 bytes.
 const keyBits = 128
 
-// NewKey hashes the inputs, in name order. Two inputs of one name are a programming error and panic.
-func NewKey(inputs []KeyInput) Key {
+// rootInput is the input that a path-bound key has beside its own.
+const rootInput = "root"
+
+// NewKey makes a key of its inputs, in any order. A path-bound environment's files carry their own path, so the root of
+// the store that holds it is an input as well. Two inputs of one name, or one named "root", are a programming error and panic.
+func NewKey(inputs []KeyInput, pathBound bool) Key {
 	sorted := slices.Clone(inputs)
 	slices.SortFunc(sorted, func(a, b KeyInput) int { return cmp.Compare(a.Name, b.Name) })
+	for i, input := range sorted {
+		if input.Name == rootInput || i > 0 && sorted[i-1].Name == input.Name {
+			panic(fmt.Sprintf("envcache: key input %q is given twice", input.Name))
+		}
+	}
+	return Key{inputs: sorted, pathBound: pathBound}
+}
+
+// Inputs are what decides the ID in the store with the given root, in name order.
+func (k Key) Inputs(root string) []KeyInput {
+	if !k.pathBound {
+		return k.inputs
+	}
+	at, _ := slices.BinarySearchFunc(k.inputs, rootInput, func(i KeyInput, name string) int { return cmp.Compare(i.Name, name) })
+	return slices.Insert(slices.Clone(k.inputs), at, KeyInput{Name: rootInput, Value: root})
+}
+
+// ID names the environment in the store with the given root: 128 bits of the SHA-256 over the inputs, in lower-case base32
+// (26 characters).
+func (k Key) ID(root string) string {
 	hash := sha256.New()
 	field := func(text string) {
 		// The length in front makes the encoding unambiguous whatever the text holds.
@@ -28,18 +65,12 @@ func NewKey(inputs []KeyInput) Key {
 		hash.Write([]byte(text))
 	}
 	field(keySchema)
-	for i, input := range sorted {
-		if i > 0 && sorted[i-1].Name == input.Name {
-			panic(fmt.Sprintf("envcache: key input %q is given twice", input.Name))
-		}
+	for _, input := range k.Inputs(root) {
 		field(input.Name)
 		field(input.Value)
 	}
-	return Key{ID: encode(hash.Sum(nil)[:keyBits/8]), Inputs: sorted}
+	return encode(hash.Sum(nil)[:keyBits/8])
 }
-
-// String is the key's ID.
-func (k Key) String() string { return k.ID }
 
 func encode(data []byte) string {
 	return base32.NewEncoding("abcdefghijklmnopqrstuvwxyz234567").WithPadding(base32.NoPadding).EncodeToString(data)

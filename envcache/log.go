@@ -32,15 +32,15 @@ type buildLog struct {
 }
 
 // newLog makes the log of one build and removes the oldest ones of the same key.
-func (s *Store) newLog(key Key, report func(Progress)) *buildLog {
-	old, err := filepath.Glob(filepath.Join(globQuote(s.LogDir()), key.ID+"-*.log"))
+func (s *Store) newLog(id string, report func(Progress)) *buildLog {
+	old, err := filepath.Glob(filepath.Join(globQuote(s.LogDir()), id+"-*.log"))
 	if err == nil && len(old) >= logsPerKey {
 		slices.Sort(old)
 		for _, path := range old[:len(old)-logsPerKey+1] {
 			_ = os.Remove(path)
 		}
 	}
-	name := fmt.Sprintf("%s-%s-%d.log", key.ID, s.now().UTC().Format("20060102T150405.000"), os.Getpid())
+	name := fmt.Sprintf("%s-%s-%d.log", id, s.now().UTC().Format("20060102T150405.000"), os.Getpid())
 	log := &buildLog{path: filepath.Join(s.LogDir(), name), report: report}
 	log.file, err = os.OpenFile(log.path, os.O_WRONLY|os.O_CREATE|os.O_TRUNC, 0o600)
 	if err != nil {

@@ -27,17 +27,17 @@ func TestMain(m *testing.M) {
 func child(dir string) int {
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM)
 	defer stop()
-	store, err := Open(dir)
+	store, err := Open(dir, Options{})
 	if err != nil {
 		fmt.Println("error", err)
 		return 1
 	}
 	b := &testBuilder{count: os.Getenv("ENVCACHE_COUNT"), stopAt: os.Getenv("ENVCACHE_STOP_AT")}
-	env, err := store.Acquire(ctx, testKey(os.Getenv("ENVCACHE_KEY")), b, func(p Progress) {
+	env, err := store.Acquire(ctx, testKey(os.Getenv("ENVCACHE_KEY")), b, AcquireOptions{Progress: func(p Progress) {
 		if p.Phase == "waiting" || p.Phase == b.stopAt {
 			fmt.Println("progress", p.Phase, p.Holder)
 		}
-	})
+	}})
 	if err != nil {
 		fmt.Println("error", err)
 		return 1
@@ -48,7 +48,7 @@ func child(dir string) int {
 	return 0
 }
 
-func testKey(name string) Key { return NewKey([]KeyInput{{Name: "manifest", Value: name}}) }
+func testKey(name string) Key { return NewKey([]KeyInput{{Name: "manifest", Value: name}}, false) }
 
 // testBuilder writes two files; its interpreter is a file that it reads.
 type testBuilder struct {

@@ -80,13 +80,13 @@ func TestKilledBuildersAreCleanedUpAfter(t *testing.T) {
 			s, key := tempStore(t), testKey("x")
 			p := start(t, s, "x", "ENVCACHE_STOP_AT="+phase)
 			p.next(t, "progress "+phase)
-			info, err := s.Get(key.ID)
+			info, err := s.Get(s.ID(key))
 			require.NoError(t, err)
 			assert.Equal(t, Building, info.State)
 			p.kill(t)
 			env := acquire(t, s, key, &testBuilder{})
 			assert.Equal(t, Fresh, env.State)
-			generations, err := filepath.Glob(filepath.Join(s.entry(key.ID).dir, "*.use"))
+			generations, err := filepath.Glob(filepath.Join(s.entry(s.ID(key)).dir, "*.use"))
 			require.NoError(t, err)
 			assert.Len(t, generations, 1, "the killed builder's generation is gone")
 		})
@@ -97,7 +97,7 @@ func TestKilledBuildersAreCleanedUpAfter(t *testing.T) {
 func TestKilledRightAfterPublishing(t *testing.T) {
 	s, key := tempStore(t), testKey("x")
 	env := acquire(t, s, key, &testBuilder{})
-	e := s.entry(key.ID)
+	e := s.entry(s.ID(key))
 	require.NoError(t, os.Link(e.readyFile(), e.pendingFile(filepath.Base(env.Dir))))
 	assert.Equal(t, Hit, acquire(t, s, key, &testBuilder{}).State)
 }
@@ -109,12 +109,12 @@ func TestAWaiterSaysWhoBuildsAndCanLeave(t *testing.T) {
 	require.NoError(t, builder.cmd.Process.Signal(syscall.SIGSTOP))
 	ctx, cancel := context.WithCancelCause(context.Background())
 	var holder string
-	_, err := s.Acquire(ctx, testKey("x"), &testBuilder{}, func(p Progress) {
+	_, err := s.Acquire(ctx, testKey("x"), &testBuilder{}, AcquireOptions{Progress: func(p Progress) {
 		if p.Phase == "waiting" {
 			holder = p.Holder
 			cancel(os.ErrDeadlineExceeded)
 		}
-	})
+	}})
 	require.ErrorIs(t, err, os.ErrDeadlineExceeded)
 	host, err := os.Hostname()
 	require.NoError(t, err)
@@ -138,8 +138,8 @@ func TestAChildOutlivesItsParentsHold(t *testing.T) {
 	require.NoError(t, env.Close())
 	parent.kill(t)
 	var busy *InUseError
-	require.ErrorAs(t, s.Remove(context.Background(), key.ID), &busy)
+	require.ErrorAs(t, s.Remove(context.Background(), s.ID(key)), &busy)
 	require.NoError(t, child.Process.Kill())
 	_ = child.Wait()
-	require.NoError(t, s.Remove(context.Background(), key.ID))
+	require.NoError(t, s.Remove(context.Background(), s.ID(key)))
 }

@@ -20,13 +20,18 @@ type Store struct {
 	flights map[string]*flight // builds of this process, by key
 }
 
+// Options of a store. The zero value is a private store without layers.
+type Options struct {
+	Layers      []string // read-only lower stores, asked in this order
+	LayerOwners []int    // uids that a layer may belong to beside root and the caller
+	Shared      bool     // a new store is for all members of its group
+	Readable    bool     // a new store can be read by everybody: for a layer
+}
+
 // Open names a store; it writes nothing: directories are made by the first build, so that a
 // read-only store serves what it holds. A store that belongs to another user, or that others can
-// write, is refused. Layers, read-only lower stores, are not supported yet.
-func Open(dir string, layers ...string) (*Store, error) {
-	if len(layers) > 0 {
-		return nil, &StoreError{Path: layers[0], Err: errors.New("layers are not supported by this version")}
-	}
+// write, is refused.
+func Open(dir string, opt Options) (*Store, error) {
 	root, err := resolve(dir)
 	if err != nil {
 		return nil, &StoreError{Path: dir, Err: err}
@@ -95,6 +100,9 @@ func DetectFile(dir string) string { return filepath.Join(dir, "v1", "detect.jso
 func (s *Store) trash() string { return filepath.Join(s.root, "v1", "trash") }
 
 func (s *Store) envs() string { return filepath.Join(s.root, "v1", "envs") }
+
+// ID names a key's environment in this store.
+func (s *Store) ID(key Key) string { return key.ID(s.root) }
 
 // entry is all that belongs to one key.
 func (s *Store) entry(id string) entry {

@@ -10,20 +10,6 @@ import (
 	"time"
 )
 
-// KeyInput is one named, printable input of a key. Values hold no credentials;
-// long contents come as "sha256:<hex>".
-type KeyInput struct {
-	Name  string `json:"name"`
-	Value string `json:"value"`
-}
-
-// Key identifies an environment: 128 bits of the SHA-256 over its inputs, in
-// lower-case base32 (26 characters). Make one with NewKey.
-type Key struct {
-	ID     string
-	Inputs []KeyInput
-}
-
 // Interpreter is what an environment was built with. A zero Path means that
 // the environment depends on none.
 type Interpreter struct {
@@ -61,6 +47,7 @@ type Built struct {
 	Resolved  []string // what was installed, "name==version", sorted
 	Locked    bool     // a lock file or hashes decided the versions
 	Sentinels []string // files below dir (relative) whose absence means damage
+	Complete  []string // directories below dir (relative) that never hold fewer entries than now, unless they are damaged
 }
 
 // State says how an environment came to be at hand.
@@ -83,9 +70,10 @@ type Progress struct {
 
 // Env is a ready environment, held against removal until Close.
 type Env struct {
-	Key      Key
+	ID       string
+	Inputs   []KeyInput // of its key
 	State    State
-	Root     string // store root
+	Root     string // of the store that holds it
 	Dir      string // the generation: the environment's root
 	Built    Built
 	Resolved string // digest of Built.Resolved: "sha256:<hex>"

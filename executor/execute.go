@@ -161,7 +161,7 @@ func (x *execution) environment(ctx context.Context) error {
 			return environmentFailure(err)
 		}
 		x.res.Environment = EnvironmentInfo{
-			Key: x.env.Key.ID, State: string(x.env.State), Path: x.env.Dir,
+			Key: x.env.ID, State: string(x.env.State), Path: x.env.Dir,
 			Locked: x.env.Built.Locked, Resolved: x.env.Resolved,
 		}
 	}
@@ -219,7 +219,7 @@ func (x *execution) release() {
 	}
 	if x.env != nil {
 		if err := x.env.Close(); err != nil {
-			x.warn("release environment %s: %v", x.env.Key.ID, err)
+			x.warn("release environment %s: %v", x.env.ID, err)
 		}
 		x.env = nil
 	}

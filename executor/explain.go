@@ -67,12 +67,12 @@ func (s *Service) Explain(ctx context.Context, req Request) (Explanation, error)
 	if !p.needed {
 		return e, nil
 	}
-	e.Environment = EnvironmentPlan{Key: p.key.ID, State: "miss", Inputs: p.key.Inputs}
 	store, err := s.Store()
 	if err != nil {
 		return problem(err)
 	}
-	if info, err := store.Get(p.key.ID); err == nil && info.State == "ready" {
+	e.Environment = EnvironmentPlan{Key: store.ID(p.key), State: "miss", Inputs: p.key.Inputs(store.Root())}
+	if info, err := store.Get(e.Environment.Key); err == nil && info.State == "ready" {
 		e.Environment.State, e.Environment.Path = "hit", info.Dir
 	}
 	return e, nil

@@ -62,12 +62,12 @@ func (s *Service) plan(ctx context.Context, j *job, interpreter runtime.Interpre
 	}
 	p := plan{recipe: rcp, input: recipe.Input{
 		Spec: spec, Interpreter: interpreter, PackDir: j.dir, Script: j.script, AdHoc: j.pack == nil,
-		HostEnv: s.cfg.Environ, Locked: local.Locked, Offline: local.Offline, InstallScripts: s.cfg.InstallScripts,
+		HostEnv: s.cfg.Environ, Locked: local.Locked, Network: local.Network, InstallScripts: s.cfg.InstallScripts,
 		Probe: s.detector.Verify,
 	}}
 	if spec.Environment != nil {
 		if store, err := s.Store(); err == nil { // one that cannot be opened matters once it is needed, in acquire
-			p.input.StoreRoot, p.input.Downloads = store.Root(), store.Downloads()
+			p.input.Downloads = store.Downloads()
 		}
 	}
 	p.key, p.needed, err = recipe.Key(ctx, rcp, p.input)
@@ -80,9 +80,9 @@ func (s *Service) acquire(ctx context.Context, p plan, local Local, progress fun
 	if err != nil {
 		return nil, err
 	}
-	env, err := store.Acquire(ctx, p.key, recipe.Builder(p.recipe, p.input), progress)
-	if err != nil && local.Offline {
-		return nil, fmt.Errorf("%w (offline: nothing may be downloaded for environment %s)", err, p.key.ID)
+	env, err := store.Acquire(ctx, p.key, recipe.Builder(p.recipe, p.input), envcache.AcquireOptions{Progress: progress, RetryFailed: local.RetryFailed})
+	if err != nil && local.Network == recipe.Offline {
+		return nil, fmt.Errorf("%w (offline: nothing may be downloaded for environment %s)", err, store.ID(p.key))
 	}
 	return env, err
 }

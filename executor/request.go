@@ -7,6 +7,8 @@ import (
 	"path/filepath"
 	"strconv"
 	"time"
+
+	"github.com/attune-run/attune/recipe"
 )
 
 // RequestSchema and ResultSchema version the two wire formats.
@@ -80,7 +82,8 @@ type Local struct {
 	OutputFormat string // overrides a script's output format
 	Artifacts    string // directory that receives a copy of the artifacts
 	Locked       bool
-	Offline      bool
+	Network      recipe.Network
+	RetryFailed  bool // build although a failure is remembered
 	// Direct says that nobody keeps the result document. The observer's files are then handed to the child itself where
 	// nothing needs to read the output on its way (no secret, no structured output), and the pack is not digested.
 	Direct bool

@@ -135,7 +135,7 @@ func (s *Service) Prepared() []Prepared { return s.prepared }
 
 // Store opens the environment store, once.
 func (s *Service) Store() (*envcache.Store, error) {
-	s.storeOnce.Do(func() { s.store, s.storeErr = envcache.Open(s.cfg.CacheDir) })
+	s.storeOnce.Do(func() { s.store, s.storeErr = envcache.Open(s.cfg.CacheDir, envcache.Options{}) })
 	return s.store, s.storeErr
 }
 

@@ -80,7 +80,7 @@ func (golang) Build(ctx context.Context, in Input, site envcache.Site) (envcache
 	tool.set("GOMODCACHE", filepath.Join(in.Downloads, "go-mod"))
 	tool.set("GOTOOLCHAIN", "local")
 	tool.set("GOWORK", "off")
-	if in.Offline {
+	if in.Network == Offline {
 		tool.set("GOPROXY", "off")
 	}
 	target, err := goTarget(in)

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"net/url"
 	"os"
 	"path/filepath"
@@ -80,10 +81,13 @@ func lookPath(path, name string) (string, bool) {
 	return "", false
 }
 
-// run runs one command of the installer to its end, its output into the build's log.
+// run runs one command of the installer to its end, its output into the build's log. An exit code other than 0 is a
+// *ToolFailure.
 func (i *installer) run(ctx context.Context, site envcache.Site, argv ...string) error {
+	var last tail
+	log := io.MultiWriter(site.Log, &last)
 	spec := proc.Spec{
-		Argv: argv, Env: i.environ(), Dir: i.dir, Stdout: site.Log, Stderr: site.Log,
+		Argv: argv, Env: i.environ(), Dir: i.dir, Stdout: log, Stderr: log,
 		Grace: 5 * time.Second, Secrets: i.credentials(),
 	}
 	if site.Hold != nil {
@@ -95,10 +99,8 @@ func (i *installer) run(ctx context.Context, site envcache.Site, argv ...string)
 		return fmt.Errorf("%s: %w", i.name, err)
 	case exit.Cause != nil:
 		return fmt.Errorf("%s: %w", i.name, exit.Cause)
-	case exit.Signal != 0:
-		return fmt.Errorf("%s was ended by signal %d", i.name, exit.Signal)
-	case exit.Code != 0:
-		return fmt.Errorf("%s exited with %d", i.name, exit.Code)
+	case exit.Signal != 0 || exit.Code != 0:
+		return toolFailure(i.name, exit, last.buffer.Bytes())
 	}
 	return nil
 }
@@ -192,6 +194,9 @@ type ToolError struct {
 func (e *ToolError) Error() string {
 	return fmt.Sprintf("%s needs %s, which is not in PATH; %s", e.Manifest, e.Tool, e.Remedy)
 }
+
+// Class is Passing: once the tool is there, the next build succeeds.
+func (e *ToolError) Class() envcache.Class { return envcache.Passing }
 
 // NotLockedError is a manifest that does not pin what it installs, where that was asked for.
 type NotLockedError struct {

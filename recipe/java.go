@@ -150,7 +150,7 @@ func (java) dependencies(ctx context.Context, in Input, site envcache.Site) ([]s
 	maven.set("JAVA_HOME", filepath.Dir(filepath.Dir(in.Interpreter.Path)))
 	argv := []string{mvn, "-B", "-q", "-f", filepath.Join(in.PackDir, "pom.xml"), "-Dmaven.repo.local=" + filepath.Join(in.Downloads, "maven"),
 		"dependency:copy-dependencies", "-DincludeScope=runtime", "-DoutputDirectory=" + filepath.Join(site.Dir, "jars")}
-	if in.Offline {
+	if in.Network == Offline {
 		argv = append(argv, "--offline")
 	}
 	site.Phase("resolving pom.xml with mvn")

@@ -157,7 +157,7 @@ func (node) Build(ctx context.Context, in Input, site envcache.Site) (envcache.B
 	if !in.InstallScripts {
 		argv = append(argv, "--ignore-scripts")
 	}
-	if in.Offline {
+	if in.Network == Offline {
 		argv = append(argv, "--offline")
 	} else {
 		argv = append(argv, "--prefer-offline")

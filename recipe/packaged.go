@@ -92,7 +92,7 @@ func (ruby) Build(ctx context.Context, in Input, site envcache.Site) (envcache.B
 	tool.set("BUNDLE_GEMFILE", filepath.Join(site.Dir, "Gemfile"))
 	tool.set("BUNDLE_USER_CACHE", filepath.Join(in.Downloads, "bundle"))
 	argv := []string{in.Interpreter.Path, bundle, "install"}
-	if in.Offline || exists(in.PackDir, "vendor/cache") {
+	if in.Network == Offline || exists(in.PackDir, "vendor/cache") {
 		argv = append(argv, "--local")
 	}
 	site.Phase("installing Gemfile with bundle")

@@ -167,7 +167,7 @@ func (python) installWithUV(ctx context.Context, in Input, site envcache.Site, t
 	uv.set("UV_NO_PROGRESS", "1")
 	uv.set("VIRTUAL_ENV", site.Dir)
 	flags := []string{"--compile-bytecode"}
-	if in.Offline {
+	if in.Network == Offline {
 		flags = append(flags, "--offline")
 	}
 	if deps.uvLock {
@@ -189,7 +189,7 @@ func (python) installWithPip(ctx context.Context, in Input, site envcache.Site, 
 	if deps.locked {
 		argv = append(argv, "--require-hashes")
 	}
-	if in.Offline {
+	if in.Network == Offline {
 		argv = append(argv, "--no-index")
 	}
 	return i.run(ctx, site, argv...)

@@ -4,9 +4,11 @@
 package recipe
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"slices"
+	"time"
 
 	"github.com/attune-run/attune/envcache"
 	"github.com/attune-run/attune/runtime"
@@ -16,20 +18,29 @@ import (
 type Input struct {
 	Spec           *runtime.Spec // already narrowed to the interpreter's version
 	Interpreter    runtime.Interpreter
-	PackDir        string   // where manifests and lib/ are; the script's directory for an ad hoc script
-	Script         string   // the file to run; empty while only preparing a pack
-	AdHoc          bool     // Script is a bare script, not a pack's action
-	HostEnv        []string // the host's environment; recipes pass on only what an installer needs
-	StoreRoot      string   // root of the environment store
-	Downloads      string   // shared download caches, one directory per tool
-	Locked         bool     // refuse a manifest without lock file or hashes
-	Offline        bool     // never reach the network
-	InstallScripts bool     // let packages run their own install scripts
+	PackDir        string        // where manifests and lib/ are; the script's directory for an ad hoc script
+	Script         string        // the file to run; empty while only preparing a pack
+	AdHoc          bool          // Script is a bare script, not a pack's action
+	HostEnv        []string      // the host's environment; recipes pass on only what an installer needs
+	Downloads      string        // shared download caches, one directory per tool
+	Locked         bool          // refuse a manifest without lock file or hashes
+	Network        Network       // whether installers may reach it; zero means Online
+	InstallScripts bool          // let packages run their own install scripts
+	Timeout        time.Duration // of a whole build; zero means 15 min
 
 	// Probe asks a binary for its version, as the spec says, and may remember the answer. Installers
 	// are probed with small specs of their own.
 	Probe func(ctx context.Context, spec *runtime.Spec, path string) (runtime.Interpreter, error)
 }
+
+// Network says whether installers may reach the network. The zero value is Online.
+type Network string
+
+const (
+	Online        Network = "online"         // as the installer does by itself
+	PreferOffline Network = "prefer-offline" // what was downloaded before wins; the rest is fetched
+	Offline       Network = "offline"        // nothing is fetched
+)
 
 // Command is how to run Input.Script.
 type Command struct {
@@ -97,10 +108,7 @@ func Key(ctx context.Context, r Recipe, in Input) (key envcache.Key, needed bool
 		{Name: "interpreter-abi", Value: in.Interpreter.ABI},
 		{Name: "install-scripts", Value: fmt.Sprint(in.InstallScripts)},
 	})
-	if slices.Contains(pathBound, in.Spec.Environment.Type) {
-		inputs = append(inputs, envcache.KeyInput{Name: "root", Value: in.StoreRoot})
-	}
-	return envcache.NewKey(inputs), true, nil
+	return envcache.NewKey(inputs, slices.Contains(pathBound, in.Spec.Environment.Type)), true, nil
 }
 
 // Builder is what the store calls to make the environment.
@@ -119,7 +127,8 @@ func (b builder) Probe(ctx context.Context, path string) (envcache.Interpreter, 
 }
 
 func (b builder) Build(ctx context.Context, site envcache.Site) (envcache.Built, error) {
-	ctx, cancel := context.WithTimeoutCause(ctx, buildTimeout, fmt.Errorf("the build took longer than %s", buildTimeout))
+	timeout := cmp.Or(b.in.Timeout, buildTimeout)
+	ctx, cancel := context.WithTimeoutCause(ctx, timeout, &TimeoutError{After: timeout})
 	defer cancel()
 	return b.recipe.Build(ctx, b.in, site)
 }

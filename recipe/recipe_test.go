@@ -38,7 +38,7 @@ func input(t *testing.T, name string, files map[string]string, env ...string) In
 	}
 	return Input{
 		Spec: spec(t, name), Interpreter: runtime.Interpreter{Runtime: name, Path: "/opt/x/bin/" + name, Version: "3.11.2", ABI: "abi"},
-		PackDir: dir, StoreRoot: "/store", Downloads: filepath.Join(dir, "downloads"), HostEnv: append([]string{"HOME=" + dir}, env...),
+		PackDir: dir, Downloads: filepath.Join(dir, "downloads"), HostEnv: append([]string{"HOME=" + dir}, env...),
 	}
 }
 
@@ -67,9 +67,9 @@ func TestTheKeyKnowsWhatDecides(t *testing.T) {
 	base, needed := key(t, input(t, "python", files))
 	require.True(t, needed)
 	same, _ := key(t, input(t, "python", files))
-	assert.Equal(t, base.ID, same.ID, "the pack's path is no input")
+	assert.Equal(t, base.ID("/store"), same.ID("/store"), "the pack's path is no input")
 	other, _ := key(t, input(t, "python", files, "LANG=C", "TERM=x"))
-	assert.Equal(t, base.ID, other.ID)
+	assert.Equal(t, base.ID("/store"), other.ID("/store"))
 
 	for name, change := range map[string]func(in *Input){
 		"manifest":    func(in *Input) { write(t, in, "requirements.txt", "-r more.txt\n./local\nsix==1.16\n") },
@@ -78,13 +78,12 @@ func TestTheKeyKnowsWhatDecides(t *testing.T) {
 		"version":     func(in *Input) { in.Interpreter.Version = "3.11.3" },
 		"interpreter": func(in *Input) { in.Interpreter.Path = "/opt/y/bin/python" },
 		"abi":         func(in *Input) { in.Interpreter.ABI = "other" },
-		"root":        func(in *Input) { in.StoreRoot = "/elsewhere" },
 		"index":       func(in *Input) { in.HostEnv = append(in.HostEnv, "PIP_INDEX_URL=https://mirror.example/simple") },
 	} {
 		in := input(t, "python", files)
 		change(&in)
 		changed, _ := key(t, in)
-		assert.NotEqual(t, base.ID, changed.ID, name)
+		assert.NotEqual(t, base.ID("/store"), changed.ID("/store"), name)
 	}
 }
 
@@ -105,12 +104,12 @@ func TestCredentialsAreInNoKey(t *testing.T) {
 	for _, in := range []Input{python, node} {
 		k, needed := key(t, in)
 		require.True(t, needed)
-		for _, i := range k.Inputs {
+		for _, i := range k.Inputs("/store") {
 			assert.NotContains(t, i.Value, "hunter2", i.Name)
 		}
 	}
 	k, _ := key(t, python)
-	assert.Contains(t, k.Inputs, envcache.KeyInput{Name: "setting:PIP_INDEX_URL", Value: "https://mirror.example/simple"})
+	assert.Contains(t, k.Inputs("/store"), envcache.KeyInput{Name: "setting:PIP_INDEX_URL", Value: "https://mirror.example/simple"})
 }
 
 func TestBuildersGetTheirOwnEnvironment(t *testing.T) {
@@ -195,22 +194,21 @@ func realInterpreter(t *testing.T, name, path string) Input {
 	in := input(t, name, nil)
 	in.HostEnv = os.Environ()
 	in.Interpreter.Path = path
-	in.StoreRoot = t.TempDir()
-	in.Downloads = filepath.Join(in.StoreRoot, "downloads")
+	in.Downloads = filepath.Join(t.TempDir(), "downloads")
 	return in
 }
 
 // build makes the environment through a store.
 func build(t *testing.T, in Input) (*envcache.Env, Command) {
 	t.Helper()
-	store, err := envcache.Open(in.StoreRoot)
+	store, err := envcache.Open(filepath.Join(filepath.Dir(in.Downloads), "cache"), envcache.Options{})
 	require.NoError(t, err)
 	r, err := For(in.Spec)
 	require.NoError(t, err)
 	k, needed, err := Key(context.Background(), r, in)
 	require.NoError(t, err)
 	require.True(t, needed)
-	env, err := store.Acquire(context.Background(), k, Builder(r, in), nil)
+	env, err := store.Acquire(context.Background(), k, Builder(r, in), envcache.AcquireOptions{})
 	require.NoError(t, err)
 	t.Cleanup(func() { _ = env.Close() })
 	command, err := r.Command(in, env)
@@ -259,7 +257,7 @@ func TestUVBuildsRequirementsAndItsOwnLock(t *testing.T) {
 	env, _ := build(t, in)
 	assert.Equal(t, []string{"six==1.17.0"}, env.Built.Resolved)
 	assert.False(t, env.Built.Locked)
-	assert.Contains(t, env.Key.Inputs, envcache.KeyInput{Name: "installer", Value: "uv 9.9.9"})
+	assert.Contains(t, env.Inputs, envcache.KeyInput{Name: "installer", Value: "uv 9.9.9"})
 
 	require.NoError(t, os.Remove(filepath.Join(in.PackDir, "requirements.txt")))
 	write(t, &in, "pyproject.toml", "[project]\nname = \"p\"\nversion = \"1\"\nrequires-python = \">=3.8\"\ndependencies = [\"six==1.16.0\"]\n")

@@ -17,6 +17,7 @@ import (
 
 	"github.com/attune-run/attune/executor"
 	"github.com/attune-run/attune/pack"
+	"github.com/attune-run/attune/recipe"
 )
 
 // target is what is to be run and with which choices; run and explain share it.
@@ -41,8 +42,10 @@ type target struct {
 	Isolation     string `placeholder:"LEVEL" help:"none, basic or strict."`
 	IsolationMode string `enum:",best-effort" default:"" placeholder:"MODE" help:"best-effort runs with what can be had."`
 
-	Locked  bool `help:"Refuse dependencies without a lock file or hashes."`
-	Offline bool `help:"Build environments without the network."`
+	Locked      bool   `help:"Refuse dependencies without a lock file or hashes."`
+	Network     string `enum:",online,prefer-offline,offline" default:"" placeholder:"N" help:"online, prefer-offline or offline: whether builds may reach the network."`
+	Offline     bool   `help:"The same as --network offline."`
+	RetryFailed bool   `help:"Build although the last build of the environment failed a moment ago."`
 }
 
 type runCmd struct {
@@ -105,7 +108,7 @@ func (t *target) request(a *app) (executor.Request, error) {
 		Isolation: t.Isolation, IsolationMode: t.IsolationMode,
 		Local: &executor.Local{
 			Profile: executor.Profile(t.Profile), Cwd: t.Cwd, InheritEnv: t.InheritEnv, Stdin: a.std.in,
-			OutputFormat: t.OutputFormat, Locked: t.Locked, Offline: t.Offline,
+			OutputFormat: t.OutputFormat, Locked: t.Locked, Network: t.network(), RetryFailed: t.RetryFailed,
 		},
 	}
 	if isScript(t.Target) || t.Runtime != "" {
@@ -132,6 +135,13 @@ func (t *target) request(a *app) (executor.Request, error) {
 		req.Local.Stdin = nil // it has been read
 	}
 	return req, err
+}
+
+func (t *target) network() recipe.Network {
+	if t.Offline {
+		return recipe.Offline
+	}
+	return recipe.Network(t.Network)
 }
 
 func parseArgument(text string) (executor.Argument, error) {

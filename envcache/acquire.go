@@ -3,6 +3,8 @@ package envcache
 import (
 	"context"
 	"errors"
+	"fmt"
+	"os"
 	"sync"
 	"time"
 )
@@ -14,13 +16,13 @@ type AcquireOptions struct {
 	RetryFailed bool // build although a failure is remembered
 }
 
-// Acquire makes the environment of a key ready and holds it against removal until Env.Close. Where it is
-// not there it is built: once, whoever asks, in this process or another.
+// Acquire makes the environment of a key ready and holds it against removal until Env.Close. Where neither the store nor a layer
+// has it, it is built: once, whoever asks, in this process or another.
 //
-// Errors are *BuildError, *LockError, *StoreError, or the cause of an ended context. A build goes on for as long as
-// anybody in this process waits for it.
+// Errors are *BuildError (which may be a remembered one), *StoreError, or the cause of an ended context. A build goes on for as
+// long as anybody in this process waits for it.
 func (s *Store) Acquire(ctx context.Context, key Key, b Builder, opt AcquireOptions) (*Env, error) {
-	e, progress := s.entry(s.ID(key)), opt.Progress
+	e := s.entry(s.ID(key))
 	for {
 		env, reason := s.hit(ctx, e, b, false)
 		if reason == nil {
@@ -29,7 +31,13 @@ func (s *Store) Acquire(ctx context.Context, key Key, b Builder, opt AcquireOpti
 		if err := context.Cause(ctx); err != nil {
 			return nil, err
 		}
-		f, seat := s.join(ctx, e, key, b, progress)
+		if env := s.hitLayer(ctx, key, b, opt.Progress); env != nil {
+			return env, nil
+		}
+		if failed := s.recallFailure(e); failed != nil && !opt.RetryFailed {
+			return nil, failed.asError()
+		}
+		f, seat := s.join(ctx, e, key, b, opt)
 		env, err := f.wait(ctx, s, e, b, seat)
 		if errors.Is(err, errReplaced) {
 			continue // removed between its build and this hold of it
@@ -42,6 +50,41 @@ func (s *Store) Acquire(ctx context.Context, key Key, b Builder, opt AcquireOpti
 		}
 		return env, nil
 	}
+}
+
+// hitLayer finds the environment in a lower store: in place, with no write to it and no lock. Path-bound environments have
+// another ID in each.
+func (s *Store) hitLayer(ctx context.Context, key Key, b Builder, progress func(Progress)) *Env {
+	for _, layer := range s.layers {
+		env, reason := layer.hitUnlocked(ctx, layer.entry(layer.ID(key)), b)
+		if reason == nil {
+			return env
+		}
+		if progress != nil && !errors.Is(reason, errNothing) {
+			progress(Progress{Phase: "passing over the layer " + layer.root, Line: reason.Error()})
+		}
+	}
+	return nil
+}
+
+func (s *Store) hitUnlocked(ctx context.Context, e entry, b Builder) (*Env, error) {
+	r, _, err := e.read()
+	if err != nil {
+		return nil, err
+	}
+	if r.Root != "" && r.Root != s.root {
+		return nil, fmt.Errorf("it was built for the root %s", r.Root)
+	}
+	if _, err := os.Stat(s.damageNote(e, r.Generation)); err == nil {
+		return nil, errors.New("it was found damaged")
+	}
+	if err := e.intact(r); err != nil {
+		return nil, err
+	}
+	if err := s.sameInterpreter(ctx, e, r, b); err != nil {
+		return nil, err
+	}
+	return newEnv(s, e, r, nil), nil
 }
 
 // flight is one build (or wait for another process's build) that any number of goroutines wait for.
@@ -60,21 +103,21 @@ type flight struct {
 // builderSeat is the seat of who started the flight.
 const builderSeat = 0
 
-// join finds or starts the flight of a key and takes a seat in it.
-func (s *Store) join(ctx context.Context, e entry, key Key, b Builder, progress func(Progress)) (f *flight, seat int) {
+// join finds or starts the flight of an entry and takes a seat in it.
+func (s *Store) join(ctx context.Context, e entry, key Key, b Builder, opt AcquireOptions) (f *flight, seat int) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if f, ok := s.flights[e.id]; ok {
-		if seat, ok := f.enter(progress); ok {
+		if seat, ok := f.enter(opt.Progress); ok {
 			return f, seat
 		}
 	}
 	ctx, cancel := context.WithCancelCause(context.WithoutCancel(ctx))
 	f = &flight{cancel: cancel, done: make(chan struct{}), seats: map[int]func(Progress){}}
-	seat, _ = f.enter(progress)
+	seat, _ = f.enter(opt.Progress)
 	s.flights[e.id] = f
 	go func() {
-		f.env, f.state, f.err = s.build(ctx, key, b, f.report)
+		f.env, f.state, f.err = s.build(ctx, key, b, AcquireOptions{Progress: f.report, RetryFailed: opt.RetryFailed})
 		s.mu.Lock()
 		if s.flights[e.id] == f {
 			delete(s.flights, e.id)

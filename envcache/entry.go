@@ -3,48 +3,59 @@ package envcache
 import (
 	"bytes"
 	"context"
+	"crypto/sha256"
+	"encoding/hex"
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"os"
 	"path/filepath"
 	"syscall"
 	"time"
-
-	"github.com/google/renameio/v2"
 )
 
-// entry is the directory of one key:
+// entry is the directory of one ID:
 //
 //	lock              flock target of builders, never unlinked; holds who builds
 //	ready.json        the commit point
+//	failed.json       a remembered failure
+//	quarantine.json   why the last generation was given up, until there is a new one
 //	<generation>/     built in place, never moved
 //	<generation>.use  shared flock while in use; its mtime is the last use
+//	<generation>.list what the generation held when it was published, for Verify
 //	<generation>.stat the interpreter's stat where it no longer is as recorded
 type entry struct{ dir, id string }
 
 func (e entry) lockFile() string            { return filepath.Join(e.dir, "lock") }
 func (e entry) readyFile() string           { return filepath.Join(e.dir, "ready.json") }
+func (e entry) failedFile() string          { return filepath.Join(e.dir, "failed.json") }
+func (e entry) quarantineFile() string      { return filepath.Join(e.dir, "quarantine.json") }
 func (e entry) generation(g string) string  { return filepath.Join(e.dir, g) }
 func (e entry) useFile(g string) string     { return filepath.Join(e.dir, g+".use") }
+func (e entry) listFile(g string) string    { return filepath.Join(e.dir, g+".list") }
 func (e entry) statFile(g string) string    { return filepath.Join(e.dir, g+".stat") }
 func (e entry) pendingFile(g string) string { return filepath.Join(e.dir, g+".ready") }
 
-const readySchema = "attune.env/v1"
+const readySchema = "attune.env/v2"
 
 // ready is the content of ready.json.
 type ready struct {
-	Schema      string      `json:"schema"`
-	Key         string      `json:"key"`
-	Generation  string      `json:"generation"`
-	CreatedAt   time.Time   `json:"created_at"`
-	Size        int64       `json:"size"` // bytes of all files
-	Inputs      []KeyInput  `json:"inputs"`
-	Interpreter Interpreter `json:"interpreter"`
-	Stat        fileStat    `json:"interpreter_stat"`
-	Built       Built       `json:"built"`
-	Resolved    string      `json:"resolved"`
+	Schema      string         `json:"schema"`
+	ID          string         `json:"id"`
+	Root        string         `json:"root,omitempty"` // of the store, where the environment is bound to it
+	Generation  string         `json:"generation"`
+	CreatedAt   time.Time      `json:"created_at"`
+	Size        int64          `json:"size"`  // bytes of all files
+	Files       int            `json:"files"` // of any kind
+	Interpreter Interpreter    `json:"interpreter"`
+	Stat        fileStat       `json:"interpreter_stat"`
+	Digest      string         `json:"interpreter_digest"` // "sha256:<hex>"
+	Complete    map[string]int `json:"complete"`           // directory → its entries
+	Resolved    string         `json:"resolved"`
+	Built       Built          `json:"built"`
+	Inputs      []KeyInput     `json:"inputs"`
 }
 
 // fileStat tells whether a file is still the one it was. Devices are left out: they change with mounts.
@@ -66,6 +77,21 @@ func statOf(path string) (fileStat, error) {
 	return fileStat{Inode: st.Ino, Size: st.Size, MTime: st.Mtim.Nano(), CTime: st.Ctim.Nano()}, nil
 }
 
+// digestOf is "sha256:<hex>" of a file's content; empty without a path.
+func digestOf(path string) (string, error) {
+	if path == "" {
+		return "", nil
+	}
+	f, err := os.Open(path)
+	if err != nil {
+		return "", err
+	}
+	defer func() { _ = f.Close() }()
+	hash := sha256.New()
+	_, err = io.Copy(hash, f)
+	return "sha256:" + hex.EncodeToString(hash.Sum(nil)), err
+}
+
 // errNothing is a miss without a reason: nothing was ever built.
 var errNothing = errors.New("nothing is built")
 
@@ -82,7 +108,7 @@ func (e entry) read() (ready, []byte, error) {
 	if err := json.Unmarshal(data, &r); err != nil {
 		return ready{}, nil, fmt.Errorf("ready.json is damaged: %w", err)
 	}
-	if r.Schema != readySchema || r.Key != e.id || r.Generation == "" || r.Generation != filepath.Base(r.Generation) {
+	if r.Schema != readySchema || r.ID != e.id || !isGeneration(r.Generation) {
 		return ready{}, nil, fmt.Errorf("ready.json is not one of environment %s", e.id)
 	}
 	return r, data, nil
@@ -99,62 +125,43 @@ func (e entry) intact(r ready) error {
 			return fmt.Errorf("it is damaged: %w", err)
 		}
 	}
+	for name, want := range r.Complete {
+		if got, err := countEntries(filepath.Join(dir, name)); err != nil {
+			return fmt.Errorf("it is damaged: %w", err)
+		} else if got < want {
+			return fmt.Errorf("it is damaged: %s holds %d entries of %d", filepath.Join(dir, name), got, want)
+		}
+	}
 	return nil
 }
 
-// sameInterpreter compares the interpreter with the one the environment was built with. One whose stat
-// differs is asked who it is: a restored cache or an image layer brings new inodes and times.
-func (e entry) sameInterpreter(ctx context.Context, r ready, b Builder) error {
-	now, err := statOf(r.Interpreter.Path)
+func countEntries(dir string) (int, error) {
+	f, err := os.Open(dir)
 	if err != nil {
-		return fmt.Errorf("its interpreter is gone: %w", err)
+		return 0, err
 	}
-	if now == r.Stat || e.remembered(r.Generation) == now {
-		return nil
-	}
-	identity, err := b.Probe(ctx, r.Interpreter.Path)
-	if err != nil {
-		return fmt.Errorf("its interpreter does not answer: %w", err)
-	}
-	if identity != r.Interpreter {
-		return fmt.Errorf("its interpreter %s was %s %s and is %s %s now", r.Interpreter.Path,
-			r.Interpreter.Version, r.Interpreter.ABI, identity.Version, identity.ABI)
-	}
-	e.remember(r.Generation, now)
-	return nil
-}
-
-func (e entry) remembered(generation string) fileStat {
-	var stat fileStat
-	data, err := os.ReadFile(e.statFile(generation))
-	if err != nil || json.Unmarshal(data, &stat) != nil {
-		return fileStat{}
-	}
-	return stat
-}
-
-// remember is best effort: without it the interpreter is probed again.
-func (e entry) remember(generation string, stat fileStat) {
-	if data, err := json.Marshal(stat); err == nil {
-		_ = renameio.WriteFile(e.statFile(generation), data, 0o600)
-	}
+	defer func() { _ = f.Close() }()
+	names, err := f.Readdirnames(-1)
+	return len(names), err
 }
 
 // hit holds the environment that ready.json points to. No lock of builders is touched. wait says
-// whether to wait for a generation whose .use is locked exclusively for a moment. An error that is not
-// a *LockError is the reason for a miss.
+// whether to wait for a generation whose .use is locked exclusively for a moment. An error is the reason for a miss.
 func (s *Store) hit(ctx context.Context, e entry, b Builder, wait bool) (*Env, error) {
 	r, before, err := e.read()
 	if err != nil {
 		return nil, err
 	}
+	if r.Root != "" && r.Root != s.root {
+		return nil, fmt.Errorf("it was built for the root %s", r.Root)
+	}
 	if err := e.intact(r); err != nil {
 		return nil, err
 	}
-	if err := e.sameInterpreter(ctx, r, b); err != nil {
+	if err := s.sameInterpreter(ctx, e, r, b); err != nil {
 		return nil, err
 	}
-	use, err := lockShared(ctx, e.useFile(r.Generation), wait)
+	use, err := s.lockShared(ctx, e.useFile(r.Generation), wait)
 	if err != nil {
 		return nil, err
 	}
@@ -163,14 +170,14 @@ func (s *Store) hit(ctx context.Context, e entry, b Builder, wait bool) (*Env, e
 		return nil, errReplaced
 	}
 	s.touch(use)
-	return s.newEnv(e, r, use), nil
+	return newEnv(s, e, r, use), nil
 }
 
 // errReplaced is a miss because the environment changed while it was being looked at.
 var errReplaced = errors.New("it was replaced meanwhile")
 
 // touch notes the last use in the .use file's mtime, at most hourly. A time in the future, left by a
-// clock that was wrong, is corrected at once. Errors do not matter: the store may be read-only.
+// clock that was wrong, is corrected at once. Errors do not matter: the store may be read-only, or the file another's.
 func (s *Store) touch(use *os.File) {
 	info, err := use.Stat()
 	if err != nil {

@@ -7,37 +7,52 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// hold is the shared lock of a generation; shared by nothing but its Env.
-type hold struct {
-	once sync.Once
-	use  *os.File
+// Env is a ready environment, held against removal until Close.
+type Env struct {
+	ID       string
+	Inputs   []KeyInput // of its key
+	State    State
+	Root     string // of the store that holds it
+	Dir      string // the generation: the environment's root
+	Built    Built
+	Resolved string // digest of Built.Resolved: "sha256:<hex>"
+
+	store *Store
+	entry entry
+	once  sync.Once
+	use   *os.File // shared lock of the generation; nil in a layer, where nothing is removed
 }
 
-func (s *Store) newEnv(e entry, r ready, use *os.File) *Env {
+func newEnv(s *Store, e entry, r ready, use *os.File) *Env {
 	return &Env{
 		ID: e.id, Inputs: r.Inputs, State: Hit, Root: s.root, Dir: e.generation(r.Generation),
-		Built: r.Built, Resolved: r.Resolved, hold: &hold{use: use},
+		Built: r.Built, Resolved: r.Resolved, store: s, entry: e, use: use,
 	}
 }
 
 // Close lets go of the environment; it may be removed from then on. It may be called again.
 func (e *Env) Close() error {
 	var err error
-	e.hold.once.Do(func() { err = e.hold.use.Close() })
+	e.once.Do(func() {
+		if e.use != nil {
+			err = e.use.Close()
+		}
+	})
 	return err
 }
 
 // Hold is a lock of its own on the environment, for a child to inherit: it lasts until the last
-// process that has the descriptor is gone, whatever becomes of this one. The caller closes its copy.
+// process that has the descriptor is gone, whatever becomes of this one. The caller closes its copy. It is nil where there is
+// nothing to hold: in a layer.
 func (e *Env) Hold() (*os.File, error) {
-	f, err := os.Open(e.hold.use.Name())
+	if e.use == nil {
+		return nil, nil
+	}
+	f, err := os.Open(e.use.Name())
 	if err != nil {
-		return nil, &LockError{Path: e.hold.use.Name(), Err: err}
+		return nil, &StoreError{Path: e.Root, Err: err}
 	}
-	// It cannot block: this process has the lock shared already.
-	if _, err := tryLock(f, unix.LOCK_SH); err != nil {
-		_ = f.Close()
-		return nil, err
-	}
+	// It cannot block: this process has the lock shared already. Where locks do not work nothing is removed.
+	_, _ = e.store.lock(f, unix.LOCK_SH)
 	return f, nil
 }

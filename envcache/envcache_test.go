@@ -16,14 +16,14 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-func open(t testing.TB, dir string) *Store {
+func openStore(t testing.TB, dir string) *Store {
 	t.Helper()
 	s, err := Open(dir, Options{})
 	require.NoError(t, err)
 	return s
 }
 
-func tempStore(t testing.TB) *Store { return open(t, filepath.Join(t.TempDir(), "cache")) }
+func tempStore(t testing.TB) *Store { return openStore(t, filepath.Join(t.TempDir(), "cache")) }
 
 func acquire(t testing.TB, s *Store, key Key, b Builder) *Env {
 	t.Helper()
@@ -70,7 +70,7 @@ func TestBuiltOnceThenHit(t *testing.T) {
 	assert.True(t, first.Built.Locked)
 	assert.Regexp(t, "^sha256:[0-9a-f]{64}$", first.Resolved)
 
-	second := acquire(t, open(t, s.Root()), testKey("x"), &testBuilder{count: count})
+	second := acquire(t, openStore(t, s.Root()), testKey("x"), &testBuilder{count: count})
 	assert.Equal(t, Hit, second.State)
 	assert.Equal(t, first.Dir, second.Dir)
 	assert.Equal(t, first.Resolved, second.Resolved)
@@ -80,7 +80,7 @@ func TestBuiltOnceThenHit(t *testing.T) {
 
 func TestOpenWritesNothing(t *testing.T) {
 	dir := filepath.Join(t.TempDir(), "cache")
-	s := open(t, dir)
+	s := openStore(t, dir)
 	list, err := s.List(context.Background())
 	require.NoError(t, err)
 	assert.Empty(t, list)
@@ -93,7 +93,7 @@ func TestOpenRefusesAStoreThatOthersCanChange(t *testing.T) {
 	_, err := Open(dir, Options{})
 	var refused *StoreError
 	require.ErrorAs(t, err, &refused)
-	assert.ErrorContains(t, err, "chmod go-w")
+	assert.ErrorContains(t, err, "chmod o-w")
 
 	if os.Geteuid() != 0 {
 		t.Skip("giving a directory to another user takes root")
@@ -108,14 +108,14 @@ func TestRootThroughALinkIsTheSameStore(t *testing.T) {
 	base := t.TempDir()
 	require.NoError(t, os.Mkdir(filepath.Join(base, "real"), 0o700))
 	require.NoError(t, os.Symlink("real", filepath.Join(base, "link")))
-	assert.Equal(t, open(t, filepath.Join(base, "real", "c")).Root(), open(t, filepath.Join(base, "link", "c")).Root())
+	assert.Equal(t, openStore(t, filepath.Join(base, "real", "c")).Root(), openStore(t, filepath.Join(base, "link", "c")).Root())
 }
 
 func TestFailedBuildLeavesItsLogAndNothingElse(t *testing.T) {
 	s := tempStore(t)
 	key := testKey("x")
 	for _, b := range []*testBuilder{{fail: errors.New("exit status 1")}, {stopAt: "", fail: os.ErrInvalid}} {
-		_, err := s.Acquire(context.Background(), key, b, AcquireOptions{})
+		_, err := s.Acquire(context.Background(), key, b, AcquireOptions{RetryFailed: true})
 		var failed *BuildError
 		require.ErrorAs(t, err, &failed)
 		require.ErrorIs(t, err, b.fail)
@@ -124,13 +124,22 @@ func TestFailedBuildLeavesItsLogAndNothingElse(t *testing.T) {
 		log, err := os.ReadFile(failed.Log)
 		require.NoError(t, err)
 		assert.Contains(t, string(log), "line 0\n")
-		assertOnlyLock(t, s, key)
+		assert.Equal(t, []string{"failed.json", "lock"}, remains(t, s, key))
 	}
-	assert.Equal(t, Fresh, acquire(t, s, key, &testBuilder{}).State)
+	env, err := s.Acquire(context.Background(), key, &testBuilder{}, AcquireOptions{RetryFailed: true})
+	require.NoError(t, err)
+	require.NoError(t, env.Close())
+	assert.NoFileExists(t, s.entry(s.ID(key)).failedFile(), "what was built did not fail")
 }
 
 // assertOnlyLock checks that no generation, pointer or temporary file is left of a key.
 func assertOnlyLock(t *testing.T, s *Store, key Key) {
+	t.Helper()
+	assert.Equal(t, []string{"lock"}, remains(t, s, key))
+}
+
+// remains are the names in a key's directory, when the trash is empty.
+func remains(t *testing.T, s *Store, key Key) []string {
 	t.Helper()
 	names := []string{}
 	entries, err := os.ReadDir(s.entry(s.ID(key)).dir)
@@ -138,10 +147,10 @@ func assertOnlyLock(t *testing.T, s *Store, key Key) {
 	for _, item := range entries {
 		names = append(names, item.Name())
 	}
-	assert.Equal(t, []string{"lock"}, names)
 	trash, err := os.ReadDir(s.trash())
 	require.NoError(t, err)
 	assert.Empty(t, trash)
+	return names
 }
 
 func TestLogsOfAKeyAreBounded(t *testing.T) {
@@ -149,7 +158,7 @@ func TestLogsOfAKeyAreBounded(t *testing.T) {
 	now := time.Now()
 	s.now = func() time.Time { now = now.Add(time.Second); return now }
 	for range 2 * logsPerKey {
-		_, err := s.Acquire(context.Background(), testKey("x"), &testBuilder{fail: os.ErrInvalid}, AcquireOptions{})
+		_, err := s.Acquire(context.Background(), testKey("x"), &testBuilder{fail: os.ErrInvalid}, AcquireOptions{RetryFailed: true})
 		require.Error(t, err)
 	}
 	logs, err := os.ReadDir(s.LogDir())
@@ -367,15 +376,17 @@ func TestLastUseWithClocksThatAreWrong(t *testing.T) {
 
 func TestLongRootWithBlanks(t *testing.T) {
 	dir := filepath.Join(t.TempDir(), "with blanks and [brackets]", strings.Repeat("x", 200))
-	s := open(t, dir)
+	s := openStore(t, dir)
 	for range 2 * logsPerKey {
-		_, err := s.Acquire(context.Background(), testKey("x"), &testBuilder{fail: os.ErrInvalid}, AcquireOptions{})
+		_, err := s.Acquire(context.Background(), testKey("x"), &testBuilder{fail: os.ErrInvalid}, AcquireOptions{RetryFailed: true})
 		require.Error(t, err)
 	}
 	logs, err := os.ReadDir(s.LogDir())
 	require.NoError(t, err)
 	assert.Len(t, logs, logsPerKey)
-	assert.Equal(t, Fresh, acquire(t, s, testKey("x"), &testBuilder{}).State)
+	env, err := s.Acquire(context.Background(), testKey("x"), &testBuilder{}, AcquireOptions{RetryFailed: true})
+	require.NoError(t, err)
+	require.NoError(t, env.Close())
 	assert.Equal(t, Hit, acquire(t, s, testKey("x"), &testBuilder{}).State)
 }
 
@@ -385,7 +396,7 @@ func TestFullDisk(t *testing.T) {
 		t.Skipf("a small tmpfs cannot be mounted here: %v", err)
 	}
 	t.Cleanup(func() { _ = syscall.Unmount(dir, syscall.MNT_DETACH) })
-	s, key := open(t, dir), testKey("x")
+	s, key := openStore(t, dir), testKey("x")
 	_, err := s.Acquire(context.Background(), key, &testBuilder{fill: 4 << 20}, AcquireOptions{})
 	var full *StoreError
 	require.ErrorAs(t, err, &full)
@@ -397,14 +408,14 @@ func TestFullDisk(t *testing.T) {
 
 func TestReadOnlyStoreServesWhatItHolds(t *testing.T) {
 	dir := t.TempDir()
-	s := open(t, dir)
+	s := openStore(t, dir)
 	require.NoError(t, acquire(t, s, testKey("x"), &testBuilder{}).Close())
 	if err := syscall.Mount(dir, dir, "", syscall.MS_BIND, ""); err != nil {
 		t.Skipf("a bind mount cannot be made here: %v", err)
 	}
 	t.Cleanup(func() { _ = syscall.Unmount(dir, syscall.MNT_DETACH) })
 	require.NoError(t, syscall.Mount("", dir, "", syscall.MS_BIND|syscall.MS_REMOUNT|syscall.MS_RDONLY, ""))
-	env := acquire(t, open(t, dir), testKey("x"), &testBuilder{})
+	env := acquire(t, openStore(t, dir), testKey("x"), &testBuilder{})
 	assert.Equal(t, Hit, env.State)
 	hold, err := env.Hold()
 	require.NoError(t, err)

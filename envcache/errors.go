@@ -1,29 +1,36 @@
 package envcache
 
 import (
-	"errors"
 	"fmt"
 	"strings"
-
-	"golang.org/x/sys/unix"
+	"time"
 )
 
-// BuildError is a build that failed. Nothing of it is left but its log.
+// BuildError is a build that failed, now or a while ago. Nothing of it is left but its log.
 type BuildError struct {
 	ID   string
 	Log  string   // path of the whole output
 	Tail []string // the output's last lines
 	Err  error
+	// FailedAt and RetryAt are set when this is the memory of an earlier build: nothing was built now.
+	FailedAt, RetryAt time.Time
 }
 
 // Error ends with the output's last lines.
 func (e *BuildError) Error() string {
 	text := fmt.Sprintf("environment %s could not be built: %v", e.ID, e.Err)
+	if e.Remembered() {
+		text = fmt.Sprintf("environment %s could not be built at %s and is not tried again before %s: %v", e.ID,
+			e.FailedAt.Local().Format(time.TimeOnly), e.RetryAt.Local().Format(time.TimeOnly), e.Err)
+	}
 	if len(e.Tail) > 0 {
 		text += "\n  " + strings.Join(e.Tail, "\n  ")
 	}
 	return text
 }
+
+// Remembered tells whether this is the failure of an earlier build.
+func (e *BuildError) Remembered() bool { return !e.RetryAt.IsZero() }
 
 // Unwrap is the builder's error.
 func (e *BuildError) Unwrap() error { return e.Err }
@@ -46,7 +53,21 @@ type Classified interface {
 	Class() Class
 }
 
-// LockError is a file system that cannot lock, or a lock file that cannot be opened.
+// InterpreterError is an interpreter that vanished after it was found.
+type InterpreterError struct {
+	Path string
+	Err  error
+}
+
+// Error names the interpreter.
+func (e *InterpreterError) Error() string {
+	return fmt.Sprintf("the interpreter %s vanished since it was detected: %v", e.Path, e.Err)
+}
+
+// Unwrap is the system's error.
+func (e *InterpreterError) Unwrap() error { return e.Err }
+
+// LockError is a file system that cannot lock.
 type LockError struct {
 	Path string
 	Err  error
@@ -54,23 +75,11 @@ type LockError struct {
 
 // Error names the lock file and the remedy.
 func (e *LockError) Error() string {
-	if errors.Is(e.Err, unix.ENOLCK) || errors.Is(e.Err, unix.EOPNOTSUPP) || errors.Is(e.Err, unix.ENOSYS) {
-		return fmt.Sprintf("lock %s: %v: this file system cannot lock files; choose a local cache directory", e.Path, e.Err)
-	}
-	return fmt.Sprintf("lock %s: %v", e.Path, e.Err)
+	return fmt.Sprintf("lock %s: %v: this file system cannot lock files; choose a local cache directory", e.Path, e.Err)
 }
 
 // Unwrap is the system's error.
 func (e *LockError) Unwrap() error { return e.Err }
-
-// lockError is err if it is a *LockError, else nil.
-func lockError(err error) error {
-	var failed *LockError
-	if errors.As(err, &failed) {
-		return failed
-	}
-	return nil
-}
 
 // StoreError is a store that cannot be used or written: read-only, full, or somebody else's.
 type StoreError struct {

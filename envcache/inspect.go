@@ -3,81 +3,169 @@ package envcache
 import (
 	"cmp"
 	"context"
+	"encoding/json"
 	"errors"
 	"io/fs"
 	"os"
 	"path/filepath"
+	"runtime"
 	"slices"
 	"strings"
 	"time"
 
+	"golang.org/x/sync/errgroup"
 	"golang.org/x/sys/unix"
 )
 
 // The states of an Info.
 const (
 	Ready    = "ready"
-	Broken   = "broken"   // what ready.json says is not there, or it cannot be read
+	Broken   = "broken"   // what ready.json says is not there, or it cannot be read, or it belongs to another root
 	Building = "building" // not there yet, and somebody builds it
+	Failed   = "failed"   // not there, and not tried again for a while
 )
 
 // Info describes one environment of a store.
 type Info struct {
 	ID          string      `json:"id"`
 	State       string      `json:"state"`
-	Problem     string      `json:"problem,omitempty"` // of a broken one
+	Problem     string      `json:"problem,omitempty"` // of a broken or failed one
 	Dir         string      `json:"dir"`               // empty while it is being built for the first time
 	Generation  string      `json:"generation"`
-	Size        int64       `json:"size"` // bytes of all files when it was built
+	Layer       string      `json:"layer,omitempty"` // root of the layer that holds it; empty for the store itself
+	Size        int64       `json:"size"`            // bytes of all files when it was built
+	Files       int         `json:"files"`           // of any kind
 	CreatedAt   time.Time   `json:"created_at,omitzero"`
-	LastUsed    time.Time   `json:"last_used,omitzero"`
+	LastUsed    time.Time   `json:"last_used,omitzero"` // to the hour; unknown in a layer
 	InUse       bool        `json:"in_use"`
+	UsedBy      []Process   `json:"used_by,omitempty"` // as far as they can be seen; filled by List and Get
+	RetryAt     time.Time   `json:"retry_at,omitzero"` // of a failed one
 	Inputs      []KeyInput  `json:"inputs"`
 	Interpreter Interpreter `json:"interpreter"`
 	Built       Built       `json:"built"`
 }
 
-// List describes all environments, last used first.
+// List describes all environments of the store and its layers, last used first.
 func (s *Store) List(ctx context.Context) ([]Info, error) {
+	var all []Info
+	for _, store := range append([]*Store{s}, s.layers...) {
+		infos, err := store.own(ctx)
+		if err != nil {
+			return nil, err
+		}
+		all = append(all, infos...)
+	}
+	fillUsers(all)
+	slices.SortStableFunc(all, func(a, b Info) int {
+		return cmp.Or(b.LastUsed.Compare(a.LastUsed), cmp.Compare(a.ID, b.ID))
+	})
+	return all, nil
+}
+
+// own describes what this very store holds, in no order.
+func (s *Store) own(ctx context.Context) ([]Info, error) {
 	ids, err := s.ids("")
 	if err != nil {
 		return nil, err
 	}
-	infos := make([]Info, 0, len(ids))
-	for _, id := range ids {
-		if err := context.Cause(ctx); err != nil {
-			return nil, err
-		}
-		if info, ok := s.info(id); ok {
-			infos = append(infos, info)
+	infos, there := make([]Info, len(ids)), make([]bool, len(ids))
+	var group errgroup.Group
+	group.SetLimit(runtime.GOMAXPROCS(0))
+	for part := range slices.Chunk(indexes(len(ids)), 100) {
+		group.Go(func() error {
+			for _, i := range part {
+				infos[i], there[i] = s.info(ids[i])
+			}
+			return context.Cause(ctx)
+		})
+	}
+	if err := group.Wait(); err != nil {
+		return nil, err
+	}
+	kept := infos[:0]
+	for i, info := range infos {
+		if there[i] {
+			kept = append(kept, info)
 		}
 	}
-	slices.SortStableFunc(infos, func(a, b Info) int {
-		return cmp.Or(b.LastUsed.Compare(a.LastUsed), cmp.Compare(a.ID, b.ID))
-	})
-	return infos, nil
+	return kept, nil
 }
 
-// Get describes one environment by its ID or an unambiguous beginning of it. The error is a *NotFoundError.
-func (s *Store) Get(id string) (Info, error) {
-	ids, err := s.ids(id)
-	if err != nil {
-		return Info{}, err
+func indexes(n int) []int {
+	all := make([]int, n)
+	for i := range all {
+		all[i] = i
 	}
-	var found Info
-	var matches []string
-	for _, candidate := range ids {
-		if info, ok := s.info(candidate); ok {
-			found, matches = info, append(matches, candidate)
+	return all
+}
+
+// fillUsers names the processes behind what is in use.
+func fillUsers(infos []Info) {
+	files := map[string]bool{}
+	for _, info := range infos {
+		if info.InUse {
+			files[info.Dir+".use"] = true
 		}
 	}
-	if len(matches) != 1 {
+	if len(files) == 0 {
+		return
+	}
+	holders := processesHolding(files)
+	for i := range infos {
+		infos[i].UsedBy = holders[infos[i].Dir+".use"]
+	}
+}
+
+// Get describes one environment by its ID or an unambiguous beginning of it, of the store or a layer. The error is a
+// *NotFoundError.
+func (s *Store) Get(id string) (Info, error) {
+	var found []Info
+	for _, store := range append([]*Store{s}, s.layers...) {
+		ids, err := store.ids(id)
+		if err != nil {
+			return Info{}, err
+		}
+		for _, candidate := range ids {
+			info, ok := store.info(candidate)
+			known := slices.ContainsFunc(found, func(f Info) bool { return f.ID == info.ID })
+			if ok && !known {
+				found = append(found, info)
+			}
+		}
+	}
+	if len(found) != 1 {
+		matches := make([]string, len(found))
+		for i, info := range found {
+			matches[i] = info.ID
+		}
 		return Info{}, &NotFoundError{ID: id, Matches: matches}
 	}
-	return found, nil
+	fillUsers(found)
+	return found[0], nil
 }
 
-// ids are the keys that begin with prefix.
+// Find describes the environment of a key where it is: in the store, or in the first layer that has it. ok is false when nobody
+// has it.
+func (s *Store) Find(key Key) (info Info, ok bool) {
+	for _, store := range append([]*Store{s}, s.layers...) {
+		if info, ok := store.info(store.ID(key)); ok && info.State == Ready {
+			return info, true
+		}
+	}
+	return Info{}, false
+}
+
+// holding is the store or layer that an Info is of.
+func (s *Store) holding(info Info) *Store {
+	for _, layer := range s.layers {
+		if layer.root == info.Layer {
+			return layer
+		}
+	}
+	return s
+}
+
+// ids are the IDs that begin with prefix.
 func (s *Store) ids(prefix string) ([]string, error) {
 	shards, err := os.ReadDir(s.envs())
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
@@ -102,24 +190,31 @@ func (s *Store) ids(prefix string) ([]string, error) {
 	return ids, nil
 }
 
-// info is false for a key that has nothing: its environment was removed, or never built.
+// info is false for an ID that has nothing: its environment was removed, or never built.
 func (s *Store) info(id string) (Info, bool) {
 	e := s.entry(id)
 	info := Info{ID: id, State: Ready}
+	if s.layer {
+		info.Layer = s.root
+	}
 	r, _, err := e.read()
 	if errors.Is(err, errNothing) {
-		info.State = Building
-		return info, isLocked(e.lockFile())
+		return s.unready(e, info)
 	}
 	if err == nil {
 		info.Dir, info.Generation = e.generation(r.Generation), r.Generation
-		info.Size, info.CreatedAt, info.LastUsed = r.Size, r.CreatedAt, r.CreatedAt
+		info.Size, info.Files, info.CreatedAt = r.Size, r.Files, r.CreatedAt
 		info.Inputs, info.Interpreter, info.Built = r.Inputs, r.Interpreter, r.Built
-		info.InUse = s.inUse(e, r.Generation)
-		if use, statErr := os.Stat(e.useFile(r.Generation)); statErr == nil {
-			info.LastUsed = use.ModTime()
+		if !s.layer {
+			info.InUse = s.isLocked(e.useFile(r.Generation))
+			info.LastUsed = r.CreatedAt
+			if use, statErr := os.Stat(e.useFile(r.Generation)); statErr == nil {
+				info.LastUsed = use.ModTime()
+			}
 		}
-		err = e.intact(r)
+		if err = e.intact(r); err == nil && r.Root != "" && r.Root != s.root {
+			err = errors.New("it was built for the root " + r.Root)
+		}
 	}
 	if err != nil {
 		info.State, info.Problem = Broken, err.Error()
@@ -127,69 +222,27 @@ func (s *Store) info(id string) (Info, bool) {
 	return info, true
 }
 
-func isLocked(path string) bool {
-	f, err := os.Open(path)
-	if err != nil {
-		return false
+// unready describes an ID without an environment: it is being built, failed a moment ago, or was given up.
+func (s *Store) unready(e entry, info Info) (Info, bool) {
+	if s.layer {
+		return info, false
 	}
-	defer func() { _ = f.Close() }()
-	free, err := tryLock(f, unix.LOCK_EX)
-	return err == nil && !free
-}
-
-// Remove deletes an environment, named as in Get, unless it is in use or being built: then the error is
-// an *InUseError.
-func (s *Store) Remove(ctx context.Context, id string) error {
-	info, err := s.Get(id)
-	if err != nil {
-		return err
-	}
-	if err := context.Cause(ctx); err != nil {
-		return err
-	}
-	e := s.entry(info.ID)
-	lock, err := os.OpenFile(e.lockFile(), os.O_RDWR|os.O_CREATE, 0o600)
-	if err != nil {
-		return &StoreError{Path: s.root, Err: err}
-	}
-	defer func() { _ = lock.Close() }()
-	free, err := tryLock(lock, unix.LOCK_EX)
-	if err != nil {
-		return err
-	}
-	if !free {
-		return &InUseError{ID: info.ID, Why: "is being built by " + readHolder(e.lockFile()).String()}
-	}
-	if info.Generation != "" {
-		use, err := s.claim(e, info.Generation)
-		if err != nil {
-			return err
+	if f, err := openLockable(e.lockFile()); err == nil {
+		free, err := s.lock(f, unix.LOCK_EX)
+		_ = f.Close()
+		if err == nil && !free {
+			info.State, info.Problem = Building, "by "+readHolder(e.lockFile()).String()
+			return info, true
 		}
-		defer func() { _ = use.Close() }()
 	}
-	if err := os.Remove(e.readyFile()); err != nil {
-		return &StoreError{Path: s.root, Err: err}
+	if failed := s.recallFailure(e); failed != nil {
+		info.State, info.Problem, info.RetryAt = Failed, failed.Message, failed.Until
+		return info, true
 	}
-	if info.Generation != "" {
-		s.discard(e, info.Generation)
+	var given quarantine
+	if data, err := os.ReadFile(e.quarantineFile()); err == nil && json.Unmarshal(data, &given) == nil {
+		info.State, info.Problem = Broken, "given up: "+given.Reason
+		return info, true
 	}
-	s.sweep(e)
-	return nil
-}
-
-// claim locks a generation's .use exclusively. A missing .use is made: nobody can be using it.
-func (s *Store) claim(e entry, generation string) (*os.File, error) {
-	use, err := os.OpenFile(e.useFile(generation), os.O_RDWR|os.O_CREATE, 0o600)
-	if err != nil {
-		return nil, &StoreError{Path: s.root, Err: err}
-	}
-	free, err := tryLock(use, unix.LOCK_EX)
-	if err == nil && !free {
-		err = &InUseError{ID: e.id, Why: "is in use by an execution"}
-	}
-	if err != nil {
-		_ = use.Close()
-		return nil, err
-	}
-	return use, nil
+	return info, false
 }

@@ -13,12 +13,16 @@ import (
 )
 
 // The kernel gives a flock up when the last descriptor of its open description is closed, at the
-// latest with the process. That, and nothing else, says that a builder is gone.
+// latest with the process. That, and nothing else, says that a builder or a user is gone.
+//
+// A file system may refuse to lock (ENOLCK, EBADF, ENOSYS, EOPNOTSUPP). Builds then go on: their directories are
+// unique and publishing replaces nothing, so the lock only spares double work. Nothing is removed there, for
+// nobody can tell what is in use.
 
-// tryLock takes a flock without waiting; it is false when somebody else has it.
-func tryLock(f *os.File, how int) (bool, error) {
+// lock takes a flock without waiting; it is false when somebody else has it. The error is a *LockError.
+func (s *Store) lock(f *os.File, how int) (bool, error) {
 	for {
-		err := unix.Flock(int(f.Fd()), how|unix.LOCK_NB)
+		err := s.sys.flock(int(f.Fd()), how|unix.LOCK_NB)
 		switch {
 		case err == nil:
 			return true, nil
@@ -33,26 +37,25 @@ func tryLock(f *os.File, how int) (bool, error) {
 // errBusy is a .use that somebody has exclusively.
 var errBusy = errors.New("it is being removed")
 
-// lockShared opens and locks a .use file. A missing one is damage.
-func lockShared(ctx context.Context, path string, wait bool) (*os.File, error) {
+// lockShared opens and locks a .use file. A missing one is damage. Where locks do not work the file is held unlocked.
+func (s *Store) lockShared(ctx context.Context, path string, wait bool) (*os.File, error) {
 	f, err := os.Open(path)
 	if err != nil {
 		return nil, fmt.Errorf("it is damaged: %w", err)
 	}
 	for {
-		ok, err := tryLock(f, unix.LOCK_SH)
-		if err == nil && !ok && !wait {
-			err = errBusy
+		ok, err := s.lock(f, unix.LOCK_SH)
+		if ok || err != nil {
+			return f, nil //nolint:nilerr // unlocked, see above
 		}
-		if err == nil && !ok {
+		if !wait {
+			err = errBusy
+		} else {
 			err = pause(ctx, time.Millisecond)
 		}
 		if err != nil {
 			_ = f.Close()
 			return nil, err
-		}
-		if ok {
-			return f, nil
 		}
 	}
 }
@@ -104,30 +107,28 @@ func (h holder) write(f *os.File) {
 }
 
 const (
-	lockPollMin = 5 * time.Millisecond
-	lockPollMax = 100 * time.Millisecond
+	lockPollMin = 2 * time.Millisecond
+	lockPollMax = 25 * time.Millisecond
 	// lockQuiet is how long a wait is not worth a word.
 	lockQuiet = time.Second
 )
 
-// lock takes a key's builder lock. It polls, so that the context can end the wait, and reports who
-// holds the lock once that takes a while. waited is true when somebody else had it.
-func (e entry) lock(ctx context.Context, report func(holder)) (f *os.File, waited bool, err error) {
-	f, err = os.OpenFile(e.lockFile(), os.O_RDWR|os.O_CREATE, 0o600)
+// lockKey takes the builder lock of an entry. It polls, so that the context can end the wait, and often, so that fifty waiters
+// have passed soon after a build. It reports who holds the lock once that takes a while. waited is true when
+// somebody else had it. A *LockError comes with the open file.
+func (s *Store) lockKey(ctx context.Context, e entry, report func(holder)) (f *os.File, waited bool, err error) {
+	f, err = s.create(e.lockFile(), 0)
 	if err != nil {
-		return nil, false, &StoreError{Path: e.dir, Err: err}
+		return nil, false, &StoreError{Path: s.root, Err: err}
 	}
 	begun, told := time.Now(), time.Time{}
 	for around := lockPollMin; ; around = min(around*3/2, lockPollMax) {
-		ok, err := tryLock(f, unix.LOCK_EX)
-		if ok {
-			return f, waited, nil
+		ok, err := s.lock(f, unix.LOCK_EX)
+		if ok || err != nil {
+			return f, waited, err
 		}
 		waited = true
-		if err == nil {
-			err = pause(ctx, around)
-		}
-		if err != nil {
+		if err = pause(ctx, around); err != nil {
 			_ = f.Close()
 			return nil, waited, err
 		}
@@ -136,4 +137,24 @@ func (e entry) lock(ctx context.Context, report func(holder)) (f *os.File, waite
 			report(readHolder(e.lockFile()))
 		}
 	}
+}
+
+// isLocked tells whether somebody holds a lock on a file. Where that cannot be found out it is true.
+func (s *Store) isLocked(path string) bool {
+	f, err := openLockable(path)
+	if err != nil {
+		return !errors.Is(err, os.ErrNotExist)
+	}
+	defer func() { _ = f.Close() }()
+	free, err := s.lock(f, unix.LOCK_EX)
+	return err != nil || !free
+}
+
+// openLockable opens a file for an exclusive lock, for which NFS wants a descriptor that can write (flock(2)).
+func openLockable(path string) (*os.File, error) {
+	f, err := os.OpenFile(path, os.O_RDWR, 0)
+	if errors.Is(err, unix.EROFS) || errors.Is(err, os.ErrPermission) {
+		return os.Open(path)
+	}
+	return f, err
 }

@@ -42,8 +42,7 @@ func (s *Store) newLog(id string, report func(Progress)) *buildLog {
 	}
 	name := fmt.Sprintf("%s-%s-%d.log", id, s.now().UTC().Format("20060102T150405.000"), os.Getpid())
 	log := &buildLog{path: filepath.Join(s.LogDir(), name), report: report}
-	log.file, err = os.OpenFile(log.path, os.O_WRONLY|os.O_CREATE|os.O_TRUNC, 0o600)
-	if err != nil {
+	if log.file, err = s.create(log.path, os.O_TRUNC); err != nil {
 		log.file = nil
 	}
 	return log

@@ -44,10 +44,10 @@ type Site struct {
 
 // Built is what a Builder reports of a finished build.
 type Built struct {
-	Resolved  []string // what was installed, "name==version", sorted
-	Locked    bool     // a lock file or hashes decided the versions
-	Sentinels []string // files below dir (relative) whose absence means damage
-	Complete  []string // directories below dir (relative) that never hold fewer entries than now, unless they are damaged
+	Resolved  []string `json:"resolved"`  // what was installed, "name==version", sorted
+	Locked    bool     `json:"locked"`    // a lock file or hashes decided the versions
+	Sentinels []string `json:"sentinels"` // files below dir (relative) whose absence means damage
+	Complete  []string `json:"-"`         // directories below dir (relative) that never hold fewer entries than now, unless they are damaged
 }
 
 // State says how an environment came to be at hand.
@@ -66,16 +66,4 @@ type Progress struct {
 	Line    string        // last line of the installer's output, may be empty
 	Log     string        // path of the build log
 	Elapsed time.Duration // since the Acquire began
-}
-
-// Env is a ready environment, held against removal until Close.
-type Env struct {
-	ID       string
-	Inputs   []KeyInput // of its key
-	State    State
-	Root     string // of the store that holds it
-	Dir      string // the generation: the environment's root
-	Built    Built
-	Resolved string // digest of Built.Resolved: "sha256:<hex>"
-	hold     *hold
 }

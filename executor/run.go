@@ -74,8 +74,10 @@ func (x *execution) childSpec() (proc.Spec, error) {
 		if err != nil {
 			return proc.Spec{}, environmentFailure(err)
 		}
-		x.held = hold
-		spec.Hold = []*os.File{hold}
+		if hold != nil { // a layer's environment needs no hold
+			x.held = hold
+			spec.Hold = []*os.File{hold}
+		}
 	}
 	x.streams = x.newStreams()
 	spec.Stdout, spec.Stderr, spec.Direct = x.streams.stdoutSink, x.streams.stderrSink, x.streams.direct

@@ -193,7 +193,7 @@ func newGeneration() string {
 // isGeneration tells a generation's name from the other names of an entry, and keeps a ready.json that was tampered with from
 // naming another place.
 func isGeneration(name string) bool {
-	return len(name) == generationBytes*8/5 && strings.Trim(name, "abcdefghijklmnopqrstuvwxyz234567") == ""
+	return len(name) == generationBytes*8/5 && strings.Trim(name, idAlphabet) == ""
 }
 
 // make locks the generation before it exists: at no time is it a directory that nobody holds.

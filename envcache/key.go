@@ -57,7 +57,10 @@ func (k Key) Inputs(root string) []KeyInput {
 
 // ID names the environment in the store with the given root: 128 bits of the SHA-256 over the inputs, in lower-case base32
 // (26 characters).
-func (k Key) ID(root string) string {
+func (k Key) ID(root string) string { return idOf(k.Inputs(root)) }
+
+// idOf names what has these inputs, in name order.
+func idOf(inputs []KeyInput) string {
 	hash := sha256.New()
 	field := func(text string) {
 		// The length in front makes the encoding unambiguous whatever the text holds.
@@ -65,15 +68,18 @@ func (k Key) ID(root string) string {
 		hash.Write([]byte(text))
 	}
 	field(keySchema)
-	for _, input := range k.Inputs(root) {
+	for _, input := range inputs {
 		field(input.Name)
 		field(input.Value)
 	}
 	return encode(hash.Sum(nil)[:keyBits/8])
 }
 
+// idAlphabet are the characters of IDs and generations.
+const idAlphabet = "abcdefghijklmnopqrstuvwxyz234567"
+
 func encode(data []byte) string {
-	return base32.NewEncoding("abcdefghijklmnopqrstuvwxyz234567").WithPadding(base32.NoPadding).EncodeToString(data)
+	return base32.NewEncoding(idAlphabet).WithPadding(base32.NoPadding).EncodeToString(data)
 }
 
 // resolvedDigest identifies what was installed.

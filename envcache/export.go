@@ -2,6 +2,7 @@ package envcache
 
 import (
 	"archive/tar"
+	"cmp"
 	"compress/gzip"
 	"context"
 	"encoding/json"
@@ -163,10 +164,10 @@ func addFile(archive *tar.Writer, name, file, target string) error {
 	return err
 }
 
-// Import adds the environments of an export. libc is this machine's, as the inputs of keys name it; empty accepts any. An
-// archive of another platform or for another root is refused before anything is written. It returns the IDs that are there
+// Import adds the environments of an export. libc tells this machine's C library, as a key's inputs name it, from an
+// interpreter's path; it is empty where the interpreter is not there. An archive of another platform or for another root is refused before anything is written. It returns the IDs that are there
 // afterwards; those that were there before are left as they are.
-func (s *Store) Import(ctx context.Context, r io.Reader, libc string) ([]string, error) {
+func (s *Store) Import(ctx context.Context, r io.Reader, libc func(interpreter string) string) ([]string, error) {
 	unzipped, err := gzip.NewReader(r)
 	if err != nil {
 		return nil, fmt.Errorf("it is no export: %w", err)
@@ -224,7 +225,7 @@ func readHeader(archive *tar.Reader) (exportInfo, error) {
 // importer unpacks one archive.
 type importer struct {
 	store   *Store
-	libc    string
+	libc    func(interpreter string) string
 	left    int64
 	started map[string]*arrival
 	done    []string
@@ -337,8 +338,8 @@ func (in *importer) finish(ctx context.Context, id string, a *arrival, content i
 		return fmt.Errorf("environment %s: its ready.json is not its own", id)
 	}
 	for _, i := range r.Inputs {
-		if i.Name == "libc" && in.libc != "" && i.Value != "" && i.Value != in.libc {
-			return fmt.Errorf("environment %s was built for %s, and this machine has %s", id, i.Value, in.libc)
+		if here := in.libc(r.Interpreter.Path); i.Name == LibCInput && i.Value != here {
+			return fmt.Errorf("environment %s was built for %s with %s, and this machine has %s", id, r.Interpreter.Path, cmp.Or(i.Value, "no C library"), cmp.Or(here, "none"))
 		}
 	}
 	if id != idOf(r.Inputs) {

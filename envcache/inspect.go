@@ -155,6 +155,13 @@ func (s *Store) Find(key Key) (info Info, ok bool) {
 	return Info{}, false
 }
 
+// Overhead is the size, in bytes, of what is no environment: downloads, logs and trash. It is walked.
+func (s *Store) Overhead() map[string]int64 {
+	return map[string]int64{
+		"downloads": treeSize(filepath.Join(s.version(), "downloads")), "log": treeSize(s.LogDir()), "trash": treeSize(s.trash()),
+	}
+}
+
 // holding is the store or layer that an Info is of.
 func (s *Store) holding(info Info) *Store {
 	for _, layer := range s.layers {

@@ -30,6 +30,9 @@ const keySchema = "attune.env/v2"
 // a first line of at most 127 bytes.
 const keyBits = 128
 
+// LibCInput names the C library an environment was built for.
+const LibCInput = "libc"
+
 // rootInput is the input that a path-bound key has beside its own.
 const rootInput = "root"
 

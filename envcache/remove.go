@@ -239,6 +239,17 @@ func (s *Store) Quarantine(ctx context.Context, env *Env, reason string) error {
 	return nil
 }
 
+// GiveUp quarantines the environment with an ID that Verify reported.
+func (s *Store) GiveUp(ctx context.Context, id, reason string) error {
+	info, err := s.Get(id)
+	if err != nil {
+		return err
+	}
+	holder := s.holding(info)
+	e := holder.entry(info.ID)
+	return s.Quarantine(ctx, &Env{Dir: e.generation(info.Generation), store: holder, entry: e}, reason)
+}
+
 // damageNote says, in the store above, that a generation of a layer is damaged.
 func (s *Store) damageNote(e entry, generation string) string {
 	return filepath.Join(s.notes, e.id+"-"+generation+".damaged")

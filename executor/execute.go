@@ -149,16 +149,32 @@ func (x *execution) environment(ctx context.Context) error {
 	if err := x.inlineFile(); err != nil {
 		return err
 	}
-	plan, err := x.svc.plan(ctx, &x.job, x.interpreter, x.local)
+	err := x.makeReady(ctx)
+	var gone *envcache.InterpreterError
+	if errors.As(err, &gone) { // it vanished since it was detected: there may be another
+		if err := x.detect(ctx); err != nil {
+			return err
+		}
+		err = x.makeReady(ctx)
+	}
 	if err != nil {
 		return environmentFailure(err)
+	}
+	return nil
+}
+
+// makeReady takes the interpreter to the command that runs the job.
+func (x *execution) makeReady(ctx context.Context) error {
+	plan, err := x.svc.plan(ctx, &x.job, x.interpreter, x.local)
+	if err != nil {
+		return err
 	}
 	if plan.needed {
 		x.env, err = x.svc.acquire(ctx, plan, x.local, func(p envcache.Progress) {
 			x.event(Event{Kind: EnvironmentProgress, Stage: stageEnvironment, Progress: &p})
 		})
 		if err != nil {
-			return environmentFailure(err)
+			return err
 		}
 		x.res.Environment = EnvironmentInfo{
 			Key: x.env.ID, State: string(x.env.State), Path: x.env.Dir,
@@ -166,10 +182,7 @@ func (x *execution) environment(ctx context.Context) error {
 		}
 	}
 	x.command, err = plan.recipe.Command(plan.input, x.env)
-	if err != nil {
-		return environmentFailure(err)
-	}
-	return nil
+	return err
 }
 
 // fail turns a stage's error into the result's.
@@ -213,6 +226,16 @@ func (x *execution) cancel(ctx context.Context) {
 // release lets go of everything the execution held on this machine. It may be
 // called twice.
 func (x *execution) release() {
+	x.releaseEnvironment()
+	if x.private != nil {
+		if err := x.private.Remove(); err != nil {
+			x.warn("remove the private directory: %v", err)
+		}
+		x.private = nil
+	}
+}
+
+func (x *execution) releaseEnvironment() {
 	if x.held != nil {
 		_ = x.held.Close()
 		x.held = nil
@@ -222,12 +245,6 @@ func (x *execution) release() {
 			x.warn("release environment %s: %v", x.env.ID, err)
 		}
 		x.env = nil
-	}
-	if x.private != nil {
-		if err := x.private.Remove(); err != nil {
-			x.warn("remove the private directory: %v", err)
-		}
-		x.private = nil
 	}
 }
 

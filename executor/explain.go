@@ -27,6 +27,7 @@ type EnvironmentPlan struct {
 	Key    string              `json:"key"`
 	State  string              `json:"state"` // "hit", "miss" or "none"
 	Path   string              `json:"path,omitempty"`
+	Layer  string              `json:"layer,omitempty"` // root of the layer that has it
 	Inputs []envcache.KeyInput `json:"inputs,omitempty"`
 }
 
@@ -72,8 +73,8 @@ func (s *Service) Explain(ctx context.Context, req Request) (Explanation, error)
 		return problem(err)
 	}
 	e.Environment = EnvironmentPlan{Key: store.ID(p.key), State: "miss", Inputs: p.key.Inputs(store.Root())}
-	if info, err := store.Get(e.Environment.Key); err == nil && info.State == "ready" {
-		e.Environment.State, e.Environment.Path = "hit", info.Dir
+	if info, found := store.Find(p.key); found {
+		e.Environment = EnvironmentPlan{Key: info.ID, State: "hit", Path: info.Dir, Layer: info.Layer, Inputs: info.Inputs}
 	}
 	return e, nil
 }

@@ -2,6 +2,7 @@ package executor
 
 import (
 	"cmp"
+	"context"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -84,6 +85,13 @@ func environmentFailure(err error) error {
 	var build *envcache.BuildError
 	if errors.As(err, &build) {
 		f.hint = "the whole output of the build is in " + build.Log
+		if build.Remembered() {
+			f.hint += "; --retry-failed tries again at once"
+		}
+	}
+	var gone *envcache.InterpreterError
+	if errors.As(err, &gone) {
+		return noRuntime(err)
 	}
 	var store *envcache.StoreError
 	if errors.As(err, &store) || errors.Is(err, fs.ErrPermission) || errors.Is(err, syscall.EROFS) || errors.Is(err, syscall.ENOSPC) {
@@ -93,6 +101,10 @@ func environmentFailure(err error) error {
 }
 
 func spawnFailure(err error) error {
+	var known *failure
+	if errors.As(err, &known) || errors.Is(err, context.Canceled) {
+		return err
+	}
 	f := &failure{kind: kindSpawn, err: err}
 	var start *proc.StartError
 	if errors.As(err, &start) && errors.Is(err, fs.ErrPermission) {

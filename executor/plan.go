@@ -1,7 +1,9 @@
 package executor
 
 import (
+	"cmp"
 	"context"
+	"errors"
 	"fmt"
 	"os"
 	"slices"
@@ -62,8 +64,8 @@ func (s *Service) plan(ctx context.Context, j *job, interpreter runtime.Interpre
 	}
 	p := plan{recipe: rcp, input: recipe.Input{
 		Spec: spec, Interpreter: interpreter, PackDir: j.dir, Script: j.script, AdHoc: j.pack == nil,
-		HostEnv: s.cfg.Environ, Locked: local.Locked, Network: local.Network, InstallScripts: s.cfg.InstallScripts,
-		Probe: s.detector.Verify,
+		HostEnv: s.cfg.Environ, Locked: local.Locked || s.cfg.Locked, Network: cmp.Or(local.Network, s.cfg.Network),
+		InstallScripts: s.cfg.InstallScripts, Timeout: s.cfg.BuildTimeout, Probe: s.detector.Verify,
 	}}
 	if spec.Environment != nil {
 		if store, err := s.Store(); err == nil { // one that cannot be opened matters once it is needed, in acquire
@@ -81,8 +83,9 @@ func (s *Service) acquire(ctx context.Context, p plan, local Local, progress fun
 		return nil, err
 	}
 	env, err := store.Acquire(ctx, p.key, recipe.Builder(p.recipe, p.input), envcache.AcquireOptions{Progress: progress, RetryFailed: local.RetryFailed})
-	if err != nil && local.Network == recipe.Offline {
-		return nil, fmt.Errorf("%w (offline: nothing may be downloaded for environment %s)", err, store.ID(p.key))
+	var build *envcache.BuildError
+	if errors.As(err, &build) && p.input.Network == recipe.Offline {
+		return nil, fmt.Errorf("%w\n(offline: nothing may be downloaded for environment %s)", err, build.ID)
 	}
 	return env, err
 }

@@ -20,16 +20,17 @@ func (x *execution) run(ctx context.Context) error {
 	if err := x.makePrivateDir(); err != nil {
 		return err
 	}
-	spec, err := x.childSpec()
-	if err != nil {
-		return err
-	}
 	if timeout := x.job.settings.timeout; timeout > 0 {
 		var cancel context.CancelFunc
 		ctx, cancel = context.WithTimeoutCause(ctx, timeout, errTimedOut)
 		defer cancel()
 	}
-	x.exit, err = proc.Run(ctx, spec)
+	err := x.start(ctx)
+	if x.damagedBy(err) {
+		if err = x.rebuild(ctx, err); err == nil {
+			err = x.start(ctx)
+		}
+	}
 	if err != nil {
 		return spawnFailure(err)
 	}
@@ -39,6 +40,15 @@ func (x *execution) run(ctx context.Context) error {
 		UserMS:      milliseconds(x.exit.Usage.User), SystemMS: milliseconds(x.exit.Usage.System),
 	}
 	return x.collectArtifacts()
+}
+
+// start runs the child to its end. An error means that there was none.
+func (x *execution) start(ctx context.Context) error {
+	spec, err := x.childSpec()
+	if err == nil {
+		x.exit, err = proc.Run(ctx, spec)
+	}
+	return err
 }
 
 // childSpec is the process that runs the job.
@@ -230,7 +240,7 @@ func (x *execution) ended() *failure {
 		return &failure{kind: kindSignal, status: Failed, exit: x.exit.Code,
 			err: fmt.Errorf("%s was ended by %s", x.job.ref, x.res.Signal)}
 	case x.exit.Code != 0:
-		return &failure{kind: kindExit, status: Failed, exit: x.exit.Code,
+		return &failure{kind: kindExit, status: Failed, exit: x.exit.Code, hint: x.damage(),
 			err: fmt.Errorf("%s exited with %d", x.job.ref, x.exit.Code)}
 	}
 	return nil

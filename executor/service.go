@@ -18,6 +18,7 @@ import (
 	"github.com/attune-run/attune/envcache"
 	"github.com/attune-run/attune/pack"
 	"github.com/attune-run/attune/proc"
+	"github.com/attune-run/attune/recipe"
 	"github.com/attune-run/attune/runtime"
 )
 
@@ -26,7 +27,13 @@ type Config struct {
 	Mode     StartupMode // zero value: Agent(nil)
 	Packs    []string    // pack directories, first match wins
 	CacheDir string      // root of the environment store; required
-	TempDir  string      // base of private directories; empty means <os.TempDir>/attune-<uid>
+	// Layers are read-only lower stores, of an image or a network file system, asked in this order for what CacheDir does not
+	// hold. LayerOwners are uids they may belong to beside root and the caller.
+	Layers      []string
+	LayerOwners []int
+	Shared      bool   // CacheDir belongs to a group: every member may build and prune
+	Readable    bool   // a CacheDir that is made now can be read by everybody: it will be a layer
+	TempDir     string // base of private directories; empty means <os.TempDir>/attune-<uid>
 
 	Environ  []string // the host's environment; nil means os.Environ()
 	Runtimes string   // restricts the runtimes, as ATTUNE_WORKER_RUNTIMES; empty means all
@@ -35,9 +42,12 @@ type Config struct {
 	PassProxies    bool
 	MaxTimeout     time.Duration // upper bound of any timeout; zero means none
 	PackConfig     map[string]map[string]any
-	InstallScripts bool  // packages may run their own install scripts while building
-	ResultMax      int64 // bytes of structured output; zero means 16 MiB
-	CaptureMax     int   // bytes of each captured stream; zero means 1 MiB
+	InstallScripts bool           // packages may run their own install scripts while building
+	Network        recipe.Network // whether builds may reach the network, unless a request says otherwise; empty means Online
+	Locked         bool           // no environment without a lock file or hashes
+	BuildTimeout   time.Duration  // of one build; zero means 15 min
+	ResultMax      int64          // bytes of structured output; zero means 16 MiB
+	CaptureMax     int            // bytes of each captured stream; zero means 1 MiB
 	Worker         string
 	// Concurrency bounds parallel builds in worker mode; zero means the number of CPUs.
 	Concurrency int
@@ -76,6 +86,7 @@ type Service struct {
 	storeOnce sync.Once // the store is opened by the first execution that needs an environment
 	store     *envcache.Store
 	storeErr  error
+	checked   sync.Map // generation → struct{}: what was looked at for damage
 }
 
 // New makes a service; it touches no disk and starts no process.
@@ -135,7 +146,11 @@ func (s *Service) Prepared() []Prepared { return s.prepared }
 
 // Store opens the environment store, once.
 func (s *Service) Store() (*envcache.Store, error) {
-	s.storeOnce.Do(func() { s.store, s.storeErr = envcache.Open(s.cfg.CacheDir, envcache.Options{}) })
+	s.storeOnce.Do(func() {
+		s.store, s.storeErr = envcache.Open(s.cfg.CacheDir, envcache.Options{
+			Layers: s.cfg.Layers, LayerOwners: s.cfg.LayerOwners, Shared: s.cfg.Shared, Readable: s.cfg.Readable,
+		})
+	})
 	return s.store, s.storeErr
 }
 

@@ -15,13 +15,13 @@ func platform(interpreter string) []envcache.KeyInput {
 	return []envcache.KeyInput{
 		{Name: "os", Value: runtime.GOOS},
 		{Name: "arch", Value: runtime.GOARCH},
-		{Name: "libc", Value: loader(interpreter)},
+		{Name: envcache.LibCInput, Value: LibC(interpreter)},
 	}
 }
 
-// loader is the base name of the dynamic loader a binary asks for ("ld-linux-x86-64.so.2" with glibc,
+// LibC is the base name of the dynamic loader a binary asks for ("ld-linux-x86-64.so.2" with glibc,
 // "ld-musl-x86_64.so.1" with musl); empty for scripts and static binaries.
-func loader(path string) string {
+func LibC(path string) string {
 	if path == "" {
 		return ""
 	}

@@ -35,7 +35,7 @@ var commands = []command{
 	{"detect", "Show the interpreters this machine has.", func() any { return &detectCmd{} }},
 	{"runtimes", "Show the runtimes attune knows.", func() any { return &runtimesCmd{} }},
 	{"pack", "List, show, check and create packs.", func() any { return &packCmd{} }},
-	{"env", "List, show and remove environments.", func() any { return &envCmd{} }},
+	{"env", "List, show, warm, check, move and remove environments.", func() any { return &envCmd{} }},
 	{"config", "Show the configuration and where each value comes from.", func() any { return &configCmd{} }},
 	{"version", "Show the version.", func() any { return &versionCmd{} }},
 	{"completion", "Print a completion script for a shell.", func() any { return &completionCmd{} }},
@@ -70,6 +70,9 @@ func grammar(args []string) []kong.Option {
 type globals struct {
 	Packs []string `help:"Directory that holds packs (repeatable; first match wins). [$ATTUNE_PACKS]" placeholder:"DIR" sep:"none" type:"path"`
 	Cache string   `help:"Root of the environment cache. [$ATTUNE_CACHE]" placeholder:"DIR" type:"path"`
+
+	Layer  []string `help:"Read-only cache below it, of an image for one (repeatable, asked in this order). [$ATTUNE_LAYERS]" placeholder:"DIR" sep:"none" type:"path"`
+	Shared bool     `help:"The cache belongs to its group. [$ATTUNE_SHARED]"`
 }
 
 // app is what a command works with.

@@ -8,6 +8,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -16,6 +17,7 @@ import (
 
 	"github.com/attune-run/attune/executor"
 	"github.com/attune-run/attune/pack"
+	"github.com/attune-run/attune/recipe"
 )
 
 // configFile is attune.yaml. Every key has a variable of its own, ATTUNE_ and the key in capitals, except
@@ -28,6 +30,12 @@ type configFile struct {
 	Proxies        *bool                     `yaml:"proxies"`         // proxy and CA variables reach sealed actions
 	MaxTimeout     string                    `yaml:"max_timeout"`     // upper bound of any timeout
 	InstallScripts *bool                     `yaml:"install_scripts"` // packages may run install scripts
+	Layers         []string                  `yaml:"layers"`          // read-only lower caches, relative to the file
+	LayerOwners    []int                     `yaml:"layer_owners"`    // uids that layers may belong to beside root
+	Shared         *bool                     `yaml:"shared"`          // the cache belongs to a group
+	Network        string                    `yaml:"network"`         // online, prefer-offline or offline: builds
+	Locked         *bool                     `yaml:"locked"`          // refuse dependencies without lock file or hashes
+	BuildTimeout   string                    `yaml:"build_timeout"`   // longest build of an environment
 	PackConfig     map[string]map[string]any `yaml:"pack_config"`     // pack → values over its own defaults
 }
 
@@ -42,6 +50,12 @@ type config struct {
 	proxies    bool
 	maxTimeout time.Duration
 	scripts    bool
+	layers     []string
+	owners     []int
+	shared     bool
+	network    recipe.Network
+	locked     bool
+	build      time.Duration
 	packConfig map[string]map[string]any
 	settings   []setting // for `attune-run config`
 }
@@ -78,10 +92,11 @@ func loadConfig(flags globals, environ []string) (config, error) {
 	if c.scripts, err = c.boolean("install_scripts", "ATTUNE_INSTALL_SCRIPTS", file.InstallScripts); err != nil {
 		return c, err
 	}
-	if text := c.text("max_timeout", "ATTUNE_MAX_TIMEOUT", file.MaxTimeout, ""); text != "" {
-		if c.maxTimeout, err = time.ParseDuration(text); err != nil {
-			return c, fmt.Errorf("max_timeout %q: write it like \"30s\" or \"5m\"", text)
-		}
+	if c.maxTimeout, err = c.duration("max_timeout", "ATTUNE_MAX_TIMEOUT", file.MaxTimeout); err != nil {
+		return c, err
+	}
+	if err := c.resolveBuilds(flags, file); err != nil {
+		return c, err
 	}
 	c.packConfig = file.PackConfig
 	for ref := range file.PackConfig {
@@ -121,8 +136,10 @@ func (c *config) parseFile(data []byte) (configFile, error) {
 	if err := decoder.Decode(&file); err != nil && !errors.Is(err, io.EOF) {
 		return file, fmt.Errorf("configuration %s: %w", c.file, err)
 	}
-	for i, dir := range file.Packs {
-		file.Packs[i] = c.besideFile(dir)
+	for _, list := range [][]string{file.Packs, file.Layers} {
+		for i, dir := range list {
+			list[i] = c.besideFile(dir)
+		}
 	}
 	if file.Cache != "" {
 		file.Cache = c.besideFile(file.Cache)
@@ -193,6 +210,46 @@ func (c *config) resolveCache(flags globals, file configFile) {
 	}
 }
 
+// resolveBuilds is everything about how and where environments are built, but for the cache itself.
+func (c *config) resolveBuilds(flags globals, file configFile) error {
+	c.layers = flags.Layer
+	if c.layers == nil {
+		c.layers = filepath.SplitList(c.text("layers", "ATTUNE_LAYERS", strings.Join(file.Layers, string(os.PathListSeparator)), ""))
+	} else {
+		c.note("layers", strings.Join(c.layers, string(os.PathListSeparator)), "--layer")
+	}
+	names := make([]string, len(file.LayerOwners))
+	for i, uid := range file.LayerOwners {
+		names[i] = strconv.Itoa(uid)
+	}
+	for _, text := range fields(c.text("layer_owners", "ATTUNE_LAYER_OWNERS", strings.Join(names, ","), "")) {
+		uid, err := strconv.Atoi(text)
+		if err != nil {
+			return fmt.Errorf("layer_owners %q: write numeric uids", text)
+		}
+		c.owners = append(c.owners, uid)
+	}
+	var err error
+	if c.shared, err = c.boolean("shared", "ATTUNE_SHARED", file.Shared); err != nil {
+		return err
+	}
+	if flags.Shared {
+		c.shared = true
+		c.note("shared", "true", "--shared")
+	}
+	if c.locked, err = c.boolean("locked", "ATTUNE_LOCKED", file.Locked); err != nil {
+		return err
+	}
+	if c.build, err = c.duration("build_timeout", "ATTUNE_BUILD_TIMEOUT", file.BuildTimeout); err != nil {
+		return err
+	}
+	c.network = recipe.Network(c.text("network", "ATTUNE_NETWORK", file.Network, string(recipe.Online)))
+	if !slices.Contains([]recipe.Network{recipe.Online, recipe.PreferOffline, recipe.Offline}, c.network) {
+		return fmt.Errorf("network %q: write online, prefer-offline or offline", c.network)
+	}
+	return nil
+}
+
 // userDir is the user's own directory of a kind (XDG Base Directory Specification). Without a home it lies
 // below the temporary directory.
 func (c *config) userDir(variable, fallback string) string {
@@ -230,6 +287,18 @@ func (c *config) boolean(key, variable string, file *bool) (bool, error) {
 	return value, nil
 }
 
+func (c *config) duration(key, variable, file string) (time.Duration, error) {
+	text := c.text(key, variable, file, "")
+	if text == "" {
+		return 0, nil
+	}
+	value, err := time.ParseDuration(text)
+	if err != nil || value <= 0 {
+		return 0, fmt.Errorf("%s %q: write it like \"30s\" or \"5m\"", key, text)
+	}
+	return value, nil
+}
+
 func (c *config) note(key, value, source string) {
 	c.settings = append(c.settings, setting{key, value, source})
 }
@@ -242,6 +311,7 @@ func (c config) executor() executor.Config {
 	return executor.Config{
 		Mode: executor.Agent(nil), Packs: c.packs, CacheDir: c.cache, Runtimes: c.runtimes,
 		AllowEnv: c.allowEnv, PassProxies: c.proxies, MaxTimeout: c.maxTimeout,
-		PackConfig: c.packConfig, InstallScripts: c.scripts,
+		PackConfig: c.packConfig, InstallScripts: c.scripts, Layers: c.layers, LayerOwners: c.owners, Shared: c.shared,
+		Network: c.network, Locked: c.locked, BuildTimeout: c.build,
 	}
 }

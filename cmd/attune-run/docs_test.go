@@ -12,10 +12,16 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// TestQuickStartIsTrue runs the commands of the quick start's console blocks, in order, in one shell, and compares what they
+// TestDocsAreTrue runs the commands of each page's console blocks, in order, in one shell, and compares what they
 // print; "..." stands for anything.
-func TestQuickStartIsTrue(t *testing.T) {
-	text, err := os.ReadFile("../../docs/quick-start.md")
+func TestDocsAreTrue(t *testing.T) {
+	for _, page := range []string{"quick-start.md", "environments.md"} {
+		t.Run(page, func(t *testing.T) { pageIsTrue(t, page) })
+	}
+}
+
+func pageIsTrue(t *testing.T, page string) {
+	text, err := os.ReadFile("../../docs/" + page)
 	require.NoError(t, err)
 	a := newAttune(t)
 	packs, err := filepath.Abs("../../packs")

@@ -326,9 +326,9 @@ func (c *envPruneCmd) Run(a *app) error {
 		return err
 	}
 	rows := [][]string{}
-	done := "removed"
+	done, freed := "removed", "freed"
 	if c.DryRun {
-		done = "would remove"
+		done, freed = "would remove", "would free"
 	}
 	for _, r := range report.Removed {
 		rows = append(rows, []string{done, r.ID, byteSize(r.Size), r.Why})
@@ -336,7 +336,7 @@ func (c *envPruneCmd) Run(a *app) error {
 	for _, r := range report.Kept {
 		rows = append(rows, []string{"kept", r.ID, byteSize(r.Size), r.Why})
 	}
-	rows = append(rows, []string{"freed", "", byteSize(report.Freed), byteSize(report.Left) + " left"})
+	rows = append(rows, []string{freed, "", byteSize(report.Freed), byteSize(report.Left) + " left"})
 	return c.show(a.std.out, report, []string{"WHAT", "KEY", "SIZE", "WHY"}, rows)
 }
 

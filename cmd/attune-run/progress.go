@@ -83,7 +83,7 @@ func (p *progress) finish(result *executor.Result) {
 	if result.LeftoverProcesses > 0 && !p.quiet {
 		_, _ = fmt.Fprintf(p.out, "%s: warning: %d process(es) outlived the action and were ended\n", p.name, result.LeftoverProcesses)
 	}
-	if result.Error == nil || result.Error.Kind == "exit" {
+	if result.Error == nil || result.Error.Kind == "exit" && result.Error.Hint == "" {
 		return // the action's own words are on stderr already
 	}
 	_, _ = fmt.Fprintf(p.out, "%s: %s: %s\n", p.name, result.Status, result.Error.Message)

@@ -120,12 +120,16 @@ func (s *Store) buildOnce(ctx context.Context, key Key, e entry, b Builder, lock
 		phase("checking")
 		err = b.Check(ctx, g.dir())
 	}
+	var counts map[string]int
+	if err == nil {
+		counts, err = g.whole(built)
+	}
 	if err != nil {
 		return nil, s.buildFailed(ctx, e, g, log, b, err)
 	}
 	phase("publishing")
 	s.at("built")
-	r, err := g.describe(key, b.Interpreter(), built, digest)
+	r, err := g.describe(key, b.Interpreter(), built, counts, digest)
 	if err == nil {
 		env, err = g.publish(ctx, r, b)
 	}
@@ -211,8 +215,24 @@ func (g *generation) make() error {
 	return err
 }
 
+// whole makes the checks of a hit before there is something to hit, and counts the entries of the directories to watch.
+func (g *generation) whole(built Built) (counts map[string]int, err error) {
+	for _, name := range built.Sentinels {
+		if _, err := os.Stat(filepath.Join(g.dir(), name)); err != nil {
+			return nil, fmt.Errorf("the finished environment is not whole: %w", err)
+		}
+	}
+	counts = map[string]int{}
+	for _, name := range built.Complete {
+		if counts[name], err = countEntries(filepath.Join(g.dir(), name)); err != nil {
+			return nil, fmt.Errorf("the finished environment is not whole: %w", err)
+		}
+	}
+	return counts, nil
+}
+
 // describe looks at what was built.
-func (g *generation) describe(key Key, interpreter Interpreter, built Built, digest func() (string, error)) (ready, error) {
+func (g *generation) describe(key Key, interpreter Interpreter, built Built, counts map[string]int, digest func() (string, error)) (ready, error) {
 	s := g.store
 	sum, err := digest()
 	if err != nil {
@@ -232,15 +252,10 @@ func (g *generation) describe(key Key, interpreter Interpreter, built Built, dig
 	r := ready{
 		Schema: readySchema, ID: g.entry.id, Generation: g.name, CreatedAt: s.now().UTC(), Size: tree.size(), Files: len(tree),
 		Inputs: key.Inputs(s.root), Interpreter: interpreter, Stat: stat, Digest: sum,
-		Complete: map[string]int{}, Built: built, Resolved: resolvedDigest(built.Resolved),
+		Complete: counts, Built: built, Resolved: resolvedDigest(built.Resolved),
 	}
 	if key.pathBound {
 		r.Root = s.root
-	}
-	for _, dir := range built.Complete {
-		if r.Complete[dir], err = countEntries(filepath.Join(g.dir(), dir)); err != nil {
-			return ready{}, fmt.Errorf("the finished environment is not complete: %w", err)
-		}
 	}
 	return r, nil
 }

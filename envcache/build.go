@@ -48,12 +48,27 @@ func (s *Store) build(ctx context.Context, key Key, b Builder, opt AcquireOption
 		opt.Progress(Progress{Phase: "replacing", Line: reason.Error()})
 	}
 	s.sweep(e)
-	env, err = s.buildWithRoom(ctx, key, e, b, lock, opt.Progress)
+	j := job{key: key, entry: e, builder: b, interpreter: b.Interpreter(), lock: lock, report: opt.Progress}
+	var other *otherInterpreter
+	if errors.As(reason, &other) { // the builder may not know yet
+		j.interpreter = other.is
+	}
+	env, err = s.buildWithRoom(ctx, j)
 	if err == nil {
 		_ = os.Remove(e.failedFile())
 		_ = os.Remove(e.quarantineFile())
 	}
 	return env, Fresh, err
+}
+
+// job is one build whose turn has come.
+type job struct {
+	key         Key
+	entry       entry
+	builder     Builder
+	interpreter Interpreter // as it is now
+	lock        *os.File
+	report      func(Progress)
 }
 
 // waitForTurn takes the key's lock, or goes without where locks do not work.
@@ -70,11 +85,11 @@ func (s *Store) waitForTurn(ctx context.Context, e entry, report func(Progress))
 }
 
 // buildWithRoom tries once more when a build failed for want of room and room could be made.
-func (s *Store) buildWithRoom(ctx context.Context, key Key, e entry, b Builder, lock *os.File, report func(Progress)) (*Env, error) {
-	env, err := s.buildOnce(ctx, key, e, b, lock, report)
+func (s *Store) buildWithRoom(ctx context.Context, j job) (*Env, error) {
+	env, err := s.buildOnce(ctx, j)
 	if err != nil && s.makeRoom(ctx, err) {
-		report(Progress{Phase: "building again", Line: "the disk was full; what nobody uses was removed"})
-		env, err = s.buildOnce(ctx, key, e, b, lock, report)
+		j.report(Progress{Phase: "building again", Line: "the disk was full; what nobody uses was removed"})
+		env, err = s.buildOnce(ctx, j)
 	}
 	return env, err
 }
@@ -89,30 +104,30 @@ func (e *roomError) Error() string { return e.err.Error() }
 func (e *roomError) Unwrap() error { return e.err }
 
 // buildOnce builds in a fresh directory and publishes it. On an error nothing of it is left.
-func (s *Store) buildOnce(ctx context.Context, key Key, e entry, b Builder, lock *os.File, report func(Progress)) (env *Env, err error) {
-	g := generation{store: s, entry: e, name: newGeneration()}
+func (s *Store) buildOnce(ctx context.Context, j job) (env *Env, err error) {
+	g, b, path := generation{store: s, entry: j.entry, name: newGeneration()}, j.builder, j.interpreter.Path
 	if err := g.make(); err != nil {
 		return nil, &StoreError{Path: s.root, Err: err}
 	}
 	defer func() {
 		if env == nil || env.Dir != g.dir() {
 			_ = g.use.Close()
-			s.discard(e, g.name)
+			s.discard(j.entry, g.name)
 		}
 	}()
 	s.at("made")
-	if _, err := os.Stat(b.Interpreter().Path); b.Interpreter().Path != "" && err != nil {
-		return nil, &InterpreterError{Path: b.Interpreter().Path, Err: err}
+	if _, err := statOf(path); err != nil {
+		return nil, &InterpreterError{Path: path, Err: err}
 	}
-	log := s.newLog(e.id, report)
+	log := s.newLog(j.entry.id, j.report)
 	defer log.close()
 	host, _ := os.Hostname()
 	phase := func(name string) {
-		holder{Host: host, PID: os.Getpid(), Phase: name, Log: log.path}.write(lock)
+		holder{Host: host, PID: os.Getpid(), Phase: name, Log: log.path}.write(j.lock)
 		log.setPhase(name)
 	}
 	phase("building")
-	digest := digestLater(b.Interpreter().Path)
+	digest := digestLater(path)
 	release := s.holdDownloads()
 	built, err := b.Build(ctx, Site{Dir: g.dir(), Log: log, Phase: phase, Hold: g.use})
 	release()
@@ -125,11 +140,11 @@ func (s *Store) buildOnce(ctx context.Context, key Key, e entry, b Builder, lock
 		counts, err = g.whole(built)
 	}
 	if err != nil {
-		return nil, s.buildFailed(ctx, e, g, log, b, err)
+		return nil, s.buildFailed(ctx, g, log, path, err)
 	}
 	phase("publishing")
 	s.at("built")
-	r, err := g.describe(key, b.Interpreter(), built, counts, digest)
+	r, err := g.describe(j.key, j.interpreter, built, counts, digest)
 	if err == nil {
 		env, err = g.publish(ctx, r, b)
 	}
@@ -158,20 +173,18 @@ func digestLater(path string) func() (string, error) {
 
 // buildFailed gives a builder's error its place: a canceled build is no failure, a full disk is
 // the store's, and what is worth it is remembered.
-func (s *Store) buildFailed(ctx context.Context, e entry, g generation, log *buildLog, b Builder, err error) error {
+func (s *Store) buildFailed(ctx context.Context, g generation, log *buildLog, interpreter string, err error) error {
 	if cause := context.Cause(ctx); cause != nil {
 		return cause
 	}
-	if path := b.Interpreter().Path; path != "" {
-		if _, gone := os.Stat(path); gone != nil {
-			return &InterpreterError{Path: path, Err: gone}
-		}
+	if _, gone := statOf(interpreter); gone != nil {
+		return &InterpreterError{Path: interpreter, Err: gone}
 	}
-	failed := &BuildError{ID: e.id, Log: log.path, Tail: log.tail(), Err: err}
+	failed := &BuildError{ID: g.entry.id, Log: log.path, Tail: log.tail(), Err: err}
 	if errors.Is(err, syscall.ENOSPC) || errors.Is(err, syscall.EDQUOT) || full(s.root) {
 		return &roomError{used: treeSize(g.dir()), err: &StoreError{Path: s.root, Err: fmt.Errorf("%w: %w", syscall.ENOSPC, failed)}}
 	}
-	s.rememberFailure(e, failed)
+	s.rememberFailure(g.entry, failed)
 	return failed
 }
 

@@ -18,22 +18,18 @@ import (
 // build makes the environment under the key's lock, or finds that somebody else has made it.
 func (s *Store) build(ctx context.Context, key Key, b Builder, opt AcquireOptions) (*Env, State, error) {
 	e, begun := s.entry(s.ID(key)), s.now()
-	err := s.makeDirs(e)
+	turn, err := s.waitForTurn(ctx, e, opt.Progress)
 	if err != nil && s.makeRoom(ctx, err) {
-		err = s.makeDirs(e)
+		turn, err = s.waitForTurn(ctx, e, opt.Progress)
 	}
 	if err != nil {
 		return nil, "", err
 	}
-	lock, waited, err := s.waitForTurn(ctx, e, opt.Progress)
-	if err != nil {
-		return nil, "", err
-	}
-	defer func() { _ = lock.Close() }()
+	defer turn.end()
 	s.at("locked")
 	env, reason := s.hit(ctx, e, b, true)
 	switch {
-	case reason == nil && waited:
+	case reason == nil && turn.waited:
 		return env, Waited, nil
 	case reason == nil:
 		return env, Hit, nil
@@ -47,8 +43,10 @@ func (s *Store) build(ctx context.Context, key Key, b Builder, opt AcquireOption
 	if !errors.Is(reason, errNothing) {
 		opt.Progress(Progress{Phase: "replacing", Line: reason.Error()})
 	}
-	s.sweep(e)
-	j := job{key: key, entry: e, builder: b, interpreter: b.Interpreter(), lock: lock, report: opt.Progress}
+	if turn.locked {
+		s.sweep(e)
+	}
+	j := job{key: key, entry: e, builder: b, interpreter: b.Interpreter(), lock: turn.file, report: opt.Progress}
 	var other *otherInterpreter
 	if errors.As(reason, &other) { // the builder may not know yet
 		j.interpreter = other.is
@@ -71,17 +69,36 @@ type job struct {
 	report      func(Progress)
 }
 
+// turn is the right to build an entry.
+type turn struct {
+	file   *os.File
+	locked bool // false where locks do not work: others may be building as well
+	waited bool // somebody else had it before
+}
+
 // waitForTurn takes the key's lock, or goes without where locks do not work.
-func (s *Store) waitForTurn(ctx context.Context, e entry, report func(Progress)) (lock *os.File, waited bool, err error) {
-	lock, waited, err = s.lockKey(ctx, e, func(h holder) {
+func (s *Store) waitForTurn(ctx context.Context, e entry, report func(Progress)) (t turn, err error) {
+	if err := s.makeDirs(e); err != nil {
+		return t, err
+	}
+	t.file, t.waited, err = s.lockKey(ctx, e, func(h holder) {
 		report(Progress{Phase: "waiting", Holder: h.String(), Log: h.Log})
 	})
 	var unlockable *LockError
 	if errors.As(err, &unlockable) {
 		report(Progress{Phase: "building without a lock", Line: err.Error()})
-		err = nil
+		return t, nil
 	}
-	return lock, waited, err
+	t.locked = err == nil
+	return t, err
+}
+
+// end leaves no name in the lock file: who looks next may see somebody else's lock.
+func (t turn) end() {
+	if t.locked {
+		_ = t.file.Truncate(0)
+	}
+	_ = t.file.Close()
 }
 
 // buildWithRoom tries once more when a build failed for want of room and room could be made.
@@ -94,9 +111,9 @@ func (s *Store) buildWithRoom(ctx context.Context, j job) (*Env, error) {
 	return env, err
 }
 
-// roomError is a build that ran out of disk, and how many bytes it had used by then.
+// roomError is a build that ran out of disk, and what it had used by then.
 type roomError struct {
-	used int64
+	used room
 	err  error
 }
 
@@ -149,7 +166,7 @@ func (s *Store) buildOnce(ctx context.Context, j job) (env *Env, err error) {
 		env, err = g.publish(ctx, r, b)
 	}
 	if errors.Is(err, syscall.ENOSPC) || errors.Is(err, syscall.EDQUOT) {
-		err = &roomError{used: treeSize(g.dir()), err: err}
+		err = &roomError{used: taken(g.dir()), err: err}
 	}
 	return env, err
 }
@@ -182,7 +199,7 @@ func (s *Store) buildFailed(ctx context.Context, g generation, log *buildLog, in
 	}
 	failed := &BuildError{ID: g.entry.id, Log: log.path, Tail: log.tail(), Err: err}
 	if errors.Is(err, syscall.ENOSPC) || errors.Is(err, syscall.EDQUOT) || full(s.root) {
-		return &roomError{used: treeSize(g.dir()), err: &StoreError{Path: s.root, Err: fmt.Errorf("%w: %w", syscall.ENOSPC, failed)}}
+		return &roomError{used: taken(g.dir()), err: &StoreError{Path: s.root, Err: fmt.Errorf("%w: %w", syscall.ENOSPC, failed)}}
 	}
 	s.rememberFailure(g.entry, failed)
 	return failed

@@ -238,9 +238,12 @@ func (g *generation) make() error {
 	}
 	g.use = use
 	_, _ = g.store.lock(use, unix.LOCK_SH) // nobody else knows the file yet
-	if err = os.Mkdir(g.dir(), 0o700); err != nil {
+	if err = os.Mkdir(g.dir(), 0o700); err == nil && g.store.shared() {
+		err = os.Chmod(g.dir(), sharedMode) // so that another member can move it away, should this one be killed
+	}
+	if err != nil {
 		_ = use.Close()
-		_ = os.Remove(use.Name())
+		g.store.discard(g.entry, g.name)
 	}
 	return err
 }
@@ -311,11 +314,16 @@ func (g *generation) publish(ctx context.Context, r ready, b Builder) (*Env, err
 	}
 	s.at("synced")
 	env, err := g.point(ctx, r, b)
-	if err == nil {
-		s.at("published")
-		_ = os.Remove(pending)
+	if err != nil {
+		return nil, err
 	}
-	return env, err
+	s.at("published")
+	_ = os.Remove(pending)
+	if err := g.entry.intact(env.ready); err != nil { // where locks lie somebody may have taken it for abandoned
+		_ = env.Close()
+		return nil, &StoreError{Path: s.root, Err: err}
+	}
+	return env, nil
 }
 
 // point makes ready.json the pending file. link(2) replaces nothing: who finds a good ready.json after all (locks do

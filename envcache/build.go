@@ -26,6 +26,7 @@ func (s *Store) build(ctx context.Context, key Key, b Builder, opt AcquireOption
 		return nil, "", err
 	}
 	defer turn.end()
+	writeHolder(turn.file, "preparing", "")
 	s.at("locked")
 	env, reason := s.hit(ctx, e, b, true)
 	switch {
@@ -138,9 +139,8 @@ func (s *Store) buildOnce(ctx context.Context, j job) (env *Env, err error) {
 	}
 	log := s.newLog(j.entry.id, j.report)
 	defer log.close()
-	host, _ := os.Hostname()
 	phase := func(name string) {
-		holder{Host: host, PID: os.Getpid(), Phase: name, Log: log.path}.write(j.lock)
+		writeHolder(j.lock, name, log.path)
 		log.setPhase(name)
 	}
 	phase("building")

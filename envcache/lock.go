@@ -99,9 +99,10 @@ func readHolder(path string) holder {
 	return h
 }
 
-// write tells waiters who builds; the lock does not depend on it.
-func (h holder) write(f *os.File) {
-	data, err := json.Marshal(h)
+// writeHolder tells waiters who builds; the lock does not depend on it.
+func writeHolder(f *os.File, phase, log string) {
+	host, _ := os.Hostname()
+	data, err := json.Marshal(holder{Host: host, PID: os.Getpid(), Phase: phase, Log: log})
 	if err != nil {
 		return
 	}

@@ -23,33 +23,21 @@ type AcquireOptions struct {
 // long as anybody in this process waits for it.
 func (s *Store) Acquire(ctx context.Context, key Key, b Builder, opt AcquireOptions) (*Env, error) {
 	e := s.entry(s.ID(key))
-	for {
-		env, reason := s.hit(ctx, e, b, false)
-		if reason == nil {
-			return env, nil
-		}
-		if err := context.Cause(ctx); err != nil {
-			return nil, err
-		}
-		if env := s.hitLayer(ctx, key, b, opt.Progress); env != nil {
-			return env, nil
-		}
-		if failed := s.recallFailure(e); failed != nil && !opt.RetryFailed {
-			return nil, failed.asError()
-		}
-		f, seat := s.join(ctx, e, key, b, opt)
-		env, err := f.wait(ctx, s, e, b, seat)
-		if errors.Is(err, errReplaced) {
-			continue // removed between its build and this hold of it
-		}
-		if err != nil {
-			return nil, err
-		}
-		if env.State = f.state; seat != builderSeat {
-			env.State = Waited
-		}
+	env, reason := s.hit(ctx, e, b, false)
+	if reason == nil {
 		return env, nil
 	}
+	if err := context.Cause(ctx); err != nil {
+		return nil, err
+	}
+	if env := s.hitLayer(ctx, key, b, opt.Progress); env != nil {
+		return env, nil
+	}
+	if failed := s.recallFailure(e); failed != nil && !opt.RetryFailed {
+		return nil, failed.asError()
+	}
+	f, seat := s.join(ctx, e, key, b, opt)
+	return f.wait(ctx, seat)
 }
 
 // hitLayer finds the environment in a lower store: in place, with no write to it and no lock. Path-bound environments have
@@ -164,7 +152,7 @@ func (f *flight) leave(seat int, cause error) {
 }
 
 // wait follows the flight to its end and takes a hold of its own.
-func (f *flight) wait(ctx context.Context, s *Store, e entry, b Builder, seat int) (*Env, error) {
+func (f *flight) wait(ctx context.Context, seat int) (*Env, error) {
 	select {
 	case <-ctx.Done():
 		f.leave(seat, context.Cause(ctx))
@@ -175,11 +163,14 @@ func (f *flight) wait(ctx context.Context, s *Store, e entry, b Builder, seat in
 	if f.err != nil {
 		return nil, f.err
 	}
-	env, err := s.hit(ctx, e, b, true)
-	if err != nil && context.Cause(ctx) == nil {
-		err = errReplaced
+	env, err := f.env.again()
+	if err != nil {
+		return nil, err
 	}
-	return env, err
+	if env.State = f.state; seat != builderSeat {
+		env.State = Waited
+	}
+	return env, nil
 }
 
 func (f *flight) report(p Progress) {

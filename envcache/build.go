@@ -18,22 +18,19 @@ import (
 // build makes the environment under the key's lock, or finds that somebody else has made it.
 func (s *Store) build(ctx context.Context, key Key, b Builder, opt AcquireOptions) (*Env, State, error) {
 	e, begun := s.entry(s.ID(key)), s.now()
-	err := s.makeDirs(e)
+	turn, err := s.waitForTurn(ctx, e, opt.Progress)
 	if err != nil && s.makeRoom(ctx, err) {
-		err = s.makeDirs(e)
+		turn, err = s.waitForTurn(ctx, e, opt.Progress)
 	}
 	if err != nil {
 		return nil, "", err
 	}
-	lock, waited, err := s.waitForTurn(ctx, e, opt.Progress)
-	if err != nil {
-		return nil, "", err
-	}
-	defer func() { _ = lock.Close() }()
+	defer turn.end()
+	writeHolder(turn.file, "preparing", "")
 	s.at("locked")
 	env, reason := s.hit(ctx, e, b, true)
 	switch {
-	case reason == nil && waited:
+	case reason == nil && turn.waited:
 		return env, Waited, nil
 	case reason == nil:
 		return env, Hit, nil
@@ -47,8 +44,15 @@ func (s *Store) build(ctx context.Context, key Key, b Builder, opt AcquireOption
 	if !errors.Is(reason, errNothing) {
 		opt.Progress(Progress{Phase: "replacing", Line: reason.Error()})
 	}
-	s.sweep(e)
-	env, err = s.buildWithRoom(ctx, key, e, b, lock, opt.Progress)
+	if turn.locked {
+		s.sweep(e)
+	}
+	j := job{key: key, entry: e, builder: b, interpreter: b.Interpreter(), lock: turn.file, report: opt.Progress}
+	var other *otherInterpreter
+	if errors.As(reason, &other) { // the builder may not know yet
+		j.interpreter = other.is
+	}
+	env, err = s.buildWithRoom(ctx, j)
 	if err == nil {
 		_ = os.Remove(e.failedFile())
 		_ = os.Remove(e.quarantineFile())
@@ -56,32 +60,61 @@ func (s *Store) build(ctx context.Context, key Key, b Builder, opt AcquireOption
 	return env, Fresh, err
 }
 
+// job is one build whose turn has come.
+type job struct {
+	key         Key
+	entry       entry
+	builder     Builder
+	interpreter Interpreter // as it is now
+	lock        *os.File
+	report      func(Progress)
+}
+
+// turn is the right to build an entry.
+type turn struct {
+	file   *os.File
+	locked bool // false where locks do not work: others may be building as well
+	waited bool // somebody else had it before
+}
+
 // waitForTurn takes the key's lock, or goes without where locks do not work.
-func (s *Store) waitForTurn(ctx context.Context, e entry, report func(Progress)) (lock *os.File, waited bool, err error) {
-	lock, waited, err = s.lockKey(ctx, e, func(h holder) {
+func (s *Store) waitForTurn(ctx context.Context, e entry, report func(Progress)) (t turn, err error) {
+	if err := s.makeDirs(e); err != nil {
+		return t, err
+	}
+	t.file, t.waited, err = s.lockKey(ctx, e, func(h holder) {
 		report(Progress{Phase: "waiting", Holder: h.String(), Log: h.Log})
 	})
 	var unlockable *LockError
 	if errors.As(err, &unlockable) {
 		report(Progress{Phase: "building without a lock", Line: err.Error()})
-		err = nil
+		return t, nil
 	}
-	return lock, waited, err
+	t.locked = err == nil
+	return t, err
+}
+
+// end leaves no name in the lock file: who looks next may see somebody else's lock.
+func (t turn) end() {
+	if t.locked {
+		_ = t.file.Truncate(0)
+	}
+	_ = t.file.Close()
 }
 
 // buildWithRoom tries once more when a build failed for want of room and room could be made.
-func (s *Store) buildWithRoom(ctx context.Context, key Key, e entry, b Builder, lock *os.File, report func(Progress)) (*Env, error) {
-	env, err := s.buildOnce(ctx, key, e, b, lock, report)
+func (s *Store) buildWithRoom(ctx context.Context, j job) (*Env, error) {
+	env, err := s.buildOnce(ctx, j)
 	if err != nil && s.makeRoom(ctx, err) {
-		report(Progress{Phase: "building again", Line: "the disk was full; what nobody uses was removed"})
-		env, err = s.buildOnce(ctx, key, e, b, lock, report)
+		j.report(Progress{Phase: "building again", Line: "the disk was full; what nobody uses was removed"})
+		env, err = s.buildOnce(ctx, j)
 	}
 	return env, err
 }
 
-// roomError is a build that ran out of disk, and how many bytes it had used by then.
+// roomError is a build that ran out of disk, and what it had used by then.
 type roomError struct {
-	used int64
+	used room
 	err  error
 }
 
@@ -89,30 +122,29 @@ func (e *roomError) Error() string { return e.err.Error() }
 func (e *roomError) Unwrap() error { return e.err }
 
 // buildOnce builds in a fresh directory and publishes it. On an error nothing of it is left.
-func (s *Store) buildOnce(ctx context.Context, key Key, e entry, b Builder, lock *os.File, report func(Progress)) (env *Env, err error) {
-	g := generation{store: s, entry: e, name: newGeneration()}
+func (s *Store) buildOnce(ctx context.Context, j job) (env *Env, err error) {
+	g, b, path := generation{store: s, entry: j.entry, name: newGeneration()}, j.builder, j.interpreter.Path
 	if err := g.make(); err != nil {
 		return nil, &StoreError{Path: s.root, Err: err}
 	}
 	defer func() {
 		if env == nil || env.Dir != g.dir() {
 			_ = g.use.Close()
-			s.discard(e, g.name)
+			s.discard(j.entry, g.name)
 		}
 	}()
 	s.at("made")
-	if _, err := os.Stat(b.Interpreter().Path); b.Interpreter().Path != "" && err != nil {
-		return nil, &InterpreterError{Path: b.Interpreter().Path, Err: err}
+	if _, err := statOf(path); err != nil {
+		return nil, &InterpreterError{Path: path, Err: err}
 	}
-	log := s.newLog(e.id, report)
+	log := s.newLog(j.entry.id, j.report)
 	defer log.close()
-	host, _ := os.Hostname()
 	phase := func(name string) {
-		holder{Host: host, PID: os.Getpid(), Phase: name, Log: log.path}.write(lock)
+		writeHolder(j.lock, name, log.path)
 		log.setPhase(name)
 	}
 	phase("building")
-	digest := digestLater(b.Interpreter().Path)
+	digest := digestLater(path)
 	release := s.holdDownloads()
 	built, err := b.Build(ctx, Site{Dir: g.dir(), Log: log, Phase: phase, Hold: g.use})
 	release()
@@ -120,17 +152,21 @@ func (s *Store) buildOnce(ctx context.Context, key Key, e entry, b Builder, lock
 		phase("checking")
 		err = b.Check(ctx, g.dir())
 	}
+	var counts map[string]int
+	if err == nil {
+		counts, err = g.whole(built)
+	}
 	if err != nil {
-		return nil, s.buildFailed(ctx, e, g, log, b, err)
+		return nil, s.buildFailed(ctx, g, log, path, err)
 	}
 	phase("publishing")
 	s.at("built")
-	r, err := g.describe(key, b.Interpreter(), built, digest)
+	r, err := g.describe(j.key, j.interpreter, built, counts, digest)
 	if err == nil {
 		env, err = g.publish(ctx, r, b)
 	}
 	if errors.Is(err, syscall.ENOSPC) || errors.Is(err, syscall.EDQUOT) {
-		err = &roomError{used: treeSize(g.dir()), err: err}
+		err = &roomError{used: taken(g.dir()), err: err}
 	}
 	return env, err
 }
@@ -154,20 +190,18 @@ func digestLater(path string) func() (string, error) {
 
 // buildFailed gives a builder's error its place: a canceled build is no failure, a full disk is
 // the store's, and what is worth it is remembered.
-func (s *Store) buildFailed(ctx context.Context, e entry, g generation, log *buildLog, b Builder, err error) error {
+func (s *Store) buildFailed(ctx context.Context, g generation, log *buildLog, interpreter string, err error) error {
 	if cause := context.Cause(ctx); cause != nil {
 		return cause
 	}
-	if path := b.Interpreter().Path; path != "" {
-		if _, gone := os.Stat(path); gone != nil {
-			return &InterpreterError{Path: path, Err: gone}
-		}
+	if _, gone := statOf(interpreter); gone != nil {
+		return &InterpreterError{Path: interpreter, Err: gone}
 	}
-	failed := &BuildError{ID: e.id, Log: log.path, Tail: log.tail(), Err: err}
+	failed := &BuildError{ID: g.entry.id, Log: log.path, Tail: log.tail(), Err: err}
 	if errors.Is(err, syscall.ENOSPC) || errors.Is(err, syscall.EDQUOT) || full(s.root) {
-		return &roomError{used: treeSize(g.dir()), err: &StoreError{Path: s.root, Err: fmt.Errorf("%w: %w", syscall.ENOSPC, failed)}}
+		return &roomError{used: taken(g.dir()), err: &StoreError{Path: s.root, Err: fmt.Errorf("%w: %w", syscall.ENOSPC, failed)}}
 	}
-	s.rememberFailure(e, failed)
+	s.rememberFailure(g.entry, failed)
 	return failed
 }
 
@@ -204,15 +238,34 @@ func (g *generation) make() error {
 	}
 	g.use = use
 	_, _ = g.store.lock(use, unix.LOCK_SH) // nobody else knows the file yet
-	if err = os.Mkdir(g.dir(), 0o700); err != nil {
+	if err = os.Mkdir(g.dir(), 0o700); err == nil && g.store.shared() {
+		err = os.Chmod(g.dir(), sharedMode) // so that another member can move it away, should this one be killed
+	}
+	if err != nil {
 		_ = use.Close()
-		_ = os.Remove(use.Name())
+		g.store.discard(g.entry, g.name)
 	}
 	return err
 }
 
+// whole makes the checks of a hit before there is something to hit, and counts the entries of the directories to watch.
+func (g *generation) whole(built Built) (counts map[string]int, err error) {
+	for _, name := range built.Sentinels {
+		if _, err := os.Stat(filepath.Join(g.dir(), name)); err != nil {
+			return nil, fmt.Errorf("the finished environment is not whole: %w", err)
+		}
+	}
+	counts = map[string]int{}
+	for _, name := range built.Complete {
+		if counts[name], err = countEntries(filepath.Join(g.dir(), name)); err != nil {
+			return nil, fmt.Errorf("the finished environment is not whole: %w", err)
+		}
+	}
+	return counts, nil
+}
+
 // describe looks at what was built.
-func (g *generation) describe(key Key, interpreter Interpreter, built Built, digest func() (string, error)) (ready, error) {
+func (g *generation) describe(key Key, interpreter Interpreter, built Built, counts map[string]int, digest func() (string, error)) (ready, error) {
 	s := g.store
 	sum, err := digest()
 	if err != nil {
@@ -232,15 +285,10 @@ func (g *generation) describe(key Key, interpreter Interpreter, built Built, dig
 	r := ready{
 		Schema: readySchema, ID: g.entry.id, Generation: g.name, CreatedAt: s.now().UTC(), Size: tree.size(), Files: len(tree),
 		Inputs: key.Inputs(s.root), Interpreter: interpreter, Stat: stat, Digest: sum,
-		Complete: map[string]int{}, Built: built, Resolved: resolvedDigest(built.Resolved),
+		Complete: counts, Built: built, Resolved: resolvedDigest(built.Resolved),
 	}
 	if key.pathBound {
 		r.Root = s.root
-	}
-	for _, dir := range built.Complete {
-		if r.Complete[dir], err = countEntries(filepath.Join(g.dir(), dir)); err != nil {
-			return ready{}, fmt.Errorf("the finished environment is not complete: %w", err)
-		}
 	}
 	return r, nil
 }
@@ -266,11 +314,16 @@ func (g *generation) publish(ctx context.Context, r ready, b Builder) (*Env, err
 	}
 	s.at("synced")
 	env, err := g.point(ctx, r, b)
-	if err == nil {
-		s.at("published")
-		_ = os.Remove(pending)
+	if err != nil {
+		return nil, err
 	}
-	return env, err
+	s.at("published")
+	_ = os.Remove(pending)
+	if err := g.entry.intact(env.ready); err != nil { // where locks lie somebody may have taken it for abandoned
+		_ = env.Close()
+		return nil, &StoreError{Path: s.root, Err: err}
+	}
+	return env, nil
 }
 
 // point makes ready.json the pending file. link(2) replaces nothing: who finds a good ready.json after all (locks do

@@ -14,6 +14,8 @@ import (
 	"path/filepath"
 	"syscall"
 	"time"
+
+	"golang.org/x/sys/unix"
 )
 
 // entry is the directory of one ID:
@@ -186,6 +188,8 @@ func (s *Store) touch(use *os.File) {
 	if age := s.now().Sub(info.ModTime()); age >= 0 && age < time.Hour {
 		return
 	}
-	now := syscall.NsecToTimeval(s.now().UnixNano())
-	_ = syscall.Futimes(int(use.Fd()), []syscall.Timeval{now, now})
+	now := unix.NsecToTimeval(s.now().UnixNano())
+	if err := unix.Futimes(int(use.Fd()), []unix.Timeval{now, now}); err != nil && s.shared() {
+		_ = unix.Futimes(int(use.Fd()), nil) // the present is all that another than the owner may set (utimensat(2))
+	}
 }

@@ -19,6 +19,7 @@ type Env struct {
 
 	store *Store
 	entry entry
+	ready ready
 	once  sync.Once
 	use   *os.File // shared lock of the generation; nil in a layer, where nothing is removed
 }
@@ -26,8 +27,17 @@ type Env struct {
 func newEnv(s *Store, e entry, r ready, use *os.File) *Env {
 	return &Env{
 		ID: e.id, Inputs: r.Inputs, State: Hit, Root: s.root, Dir: e.generation(r.Generation),
-		Built: r.Built, Resolved: r.Resolved, store: s, entry: e, use: use,
+		Built: r.Built, Resolved: r.Resolved, store: s, entry: e, ready: r, use: use,
 	}
+}
+
+// again is the same environment with a hold of its own. e is held, so that it is still there.
+func (e *Env) again() (*Env, error) {
+	use, err := e.Hold()
+	if err != nil {
+		return nil, err
+	}
+	return newEnv(e.store, e.entry, e.ready, use), nil
 }
 
 // Close lets go of the environment; it may be removed from then on. It may be called again.

@@ -3,12 +3,10 @@ package envcache
 import (
 	"context"
 	"errors"
-	"fmt"
 	"os"
 	"path/filepath"
 	"strings"
 	"sync"
-	"syscall"
 	"testing"
 	"time"
 
@@ -78,39 +76,6 @@ func TestBuiltOnceThenHit(t *testing.T) {
 	assert.NotEqual(t, first.Dir, acquire(t, s, testKey("y"), &testBuilder{}).Dir)
 }
 
-func TestOpenWritesNothing(t *testing.T) {
-	dir := filepath.Join(t.TempDir(), "cache")
-	s := openStore(t, dir)
-	list, err := s.List(context.Background())
-	require.NoError(t, err)
-	assert.Empty(t, list)
-	assert.NoDirExists(t, dir)
-}
-
-func TestOpenRefusesAStoreThatOthersCanChange(t *testing.T) {
-	dir := t.TempDir()
-	require.NoError(t, os.Chmod(dir, 0o777))
-	_, err := Open(dir, Options{})
-	var refused *StoreError
-	require.ErrorAs(t, err, &refused)
-	assert.ErrorContains(t, err, "chmod o-w")
-
-	if os.Geteuid() != 0 {
-		t.Skip("giving a directory to another user takes root")
-	}
-	dir = t.TempDir()
-	require.NoError(t, os.Chown(dir, 12345, -1))
-	_, err = Open(dir, Options{})
-	assert.ErrorContains(t, err, "belongs to uid 12345")
-}
-
-func TestRootThroughALinkIsTheSameStore(t *testing.T) {
-	base := t.TempDir()
-	require.NoError(t, os.Mkdir(filepath.Join(base, "real"), 0o700))
-	require.NoError(t, os.Symlink("real", filepath.Join(base, "link")))
-	assert.Equal(t, openStore(t, filepath.Join(base, "real", "c")).Root(), openStore(t, filepath.Join(base, "link", "c")).Root())
-}
-
 func TestFailedBuildLeavesItsLogAndNothingElse(t *testing.T) {
 	s := tempStore(t)
 	key := testKey("x")
@@ -130,6 +95,16 @@ func TestFailedBuildLeavesItsLogAndNothingElse(t *testing.T) {
 	require.NoError(t, err)
 	require.NoError(t, env.Close())
 	assert.NoFileExists(t, s.entry(s.ID(key)).failedFile(), "what was built did not fail")
+}
+
+func assertWhole(t testing.TB, env *Env) {
+	t.Helper()
+	data, err := os.ReadFile(filepath.Join(env.Dir, "whole"))
+	require.NoError(t, err)
+	assert.Equal(t, "done", string(data))
+	problems, err := env.Damage(context.Background())
+	require.NoError(t, err)
+	assert.Empty(t, problems)
 }
 
 // assertOnlyLock checks that no generation, pointer or temporary file is left of a key.
@@ -164,84 +139,6 @@ func TestLogsOfAKeyAreBounded(t *testing.T) {
 	logs, err := os.ReadDir(s.LogDir())
 	require.NoError(t, err)
 	assert.Len(t, logs, logsPerKey)
-}
-
-func TestDamageIsAMissWithAReason(t *testing.T) {
-	damages := map[string]func(t *testing.T, e entry, env *Env){
-		"ready.json is damaged": func(t *testing.T, e entry, _ *Env) {
-			require.NoError(t, os.Truncate(e.readyFile(), 40))
-		},
-		"ready.json is damaged: unexpected end": func(t *testing.T, e entry, _ *Env) {
-			require.NoError(t, os.Truncate(e.readyFile(), 0))
-		},
-		"ready.json is not one of environment": func(t *testing.T, e entry, _ *Env) {
-			require.NoError(t, os.WriteFile(e.readyFile(), []byte(`{"schema":"attune.env/v1","key":"other"}`), 0o600))
-		},
-		"it is damaged: stat": func(t *testing.T, _ entry, env *Env) {
-			require.NoError(t, os.Remove(filepath.Join(env.Dir, "whole")))
-		},
-		"it is damaged: open": func(t *testing.T, e entry, env *Env) {
-			require.NoError(t, os.Remove(e.useFile(filepath.Base(env.Dir))))
-		},
-	}
-	for want, damage := range damages {
-		t.Run(want, func(t *testing.T) {
-			s, key := tempStore(t), testKey("x")
-			old := acquire(t, s, key, &testBuilder{})
-			damage(t, s.entry(s.ID(key)), old)
-			require.NoError(t, old.Close())
-			var reasons []string
-			env, err := s.Acquire(context.Background(), key, &testBuilder{}, AcquireOptions{Progress: func(p Progress) {
-				if p.Phase == "replacing" {
-					reasons = append(reasons, p.Line)
-				}
-			}})
-			require.NoError(t, err)
-			defer func() { _ = env.Close() }()
-			assert.Equal(t, Fresh, env.State)
-			assert.NotEqual(t, old.Dir, env.Dir, "a generation is never used again")
-			require.Len(t, reasons, 1)
-			assert.Contains(t, reasons[0], want)
-			again := acquire(t, s, key, &testBuilder{})
-			assert.Equal(t, Hit, again.State)
-		})
-	}
-}
-
-func TestARebuildLeavesTheRunningItsGeneration(t *testing.T) {
-	s, key := tempStore(t), testKey("x")
-	running := acquire(t, s, key, &testBuilder{})
-	require.NoError(t, os.Truncate(s.entry(s.ID(key)).readyFile(), 0))
-	rebuilt := acquire(t, s, key, &testBuilder{})
-	assert.NotEqual(t, running.Dir, rebuilt.Dir)
-	assert.FileExists(t, filepath.Join(running.Dir, "whole"))
-}
-
-func TestInterpreterAtTheSamePath(t *testing.T) {
-	interpreter := filepath.Join(t.TempDir(), "python")
-	write := func(text string) {
-		require.NoError(t, os.Remove(interpreter), "a new inode, as an upgrade leaves it")
-		require.NoError(t, os.WriteFile(interpreter, []byte(text), 0o700))
-	}
-	require.NoError(t, os.WriteFile(interpreter, []byte("3.11.2 cp311"), 0o700))
-	s, key := tempStore(t), testKey("x")
-	first := acquire(t, s, key, &testBuilder{interpreter: interpreter})
-
-	b := &testBuilder{interpreter: interpreter}
-	assert.Equal(t, Hit, acquire(t, s, key, b).State)
-	assert.Zero(t, b.probes, "the same stat needs no probe")
-
-	write("3.11.2 cp311 ")
-	assert.Equal(t, first.Dir, acquire(t, s, key, b).Dir, "the same identity is no miss")
-	assert.Equal(t, 1, b.probes)
-	assert.Equal(t, Hit, acquire(t, s, key, b).State)
-	assert.Equal(t, 1, b.probes, "the new stat is remembered")
-
-	write("3.11.9 cp311")
-	assert.Equal(t, Fresh, acquire(t, s, key, b).State)
-	require.NoError(t, os.Remove(interpreter))
-	_, err := s.Acquire(context.Background(), key, b, AcquireOptions{})
-	assert.ErrorContains(t, err, "no such file")
 }
 
 func TestManyGoroutinesOneBuild(t *testing.T) {
@@ -347,96 +244,4 @@ func TestListTellsWhatIsBroken(t *testing.T) {
 	require.NoError(t, s.Remove(context.Background(), s.ID(testKey("bad"))), "a broken one can be removed")
 	_, err = s.Get("")
 	require.NoError(t, err, "a prefix of one environment is enough")
-}
-
-func TestLastUseWithClocksThatAreWrong(t *testing.T) {
-	s, key := tempStore(t), testKey("x")
-	env := acquire(t, s, key, &testBuilder{})
-	use := s.entry(s.ID(key)).useFile(filepath.Base(env.Dir))
-	mtime := func() time.Time {
-		info, err := os.Stat(use)
-		require.NoError(t, err)
-		return info.ModTime()
-	}
-	start := mtime()
-	for _, step := range []struct {
-		shift   time.Duration
-		touched bool
-	}{{10 * time.Minute, false}, {2 * time.Hour, true}, {10 * 365 * 24 * time.Hour, true}, {-10 * 365 * 24 * time.Hour, true}, {0, true}} {
-		before := mtime()
-		s.now = func() time.Time { return start.Add(step.shift) }
-		acquire(t, s, key, &testBuilder{})
-		if step.touched {
-			assert.WithinDuration(t, start.Add(step.shift), mtime(), time.Millisecond, step.shift)
-		} else {
-			assert.Equal(t, before, mtime(), step.shift)
-		}
-	}
-}
-
-func TestLongRootWithBlanks(t *testing.T) {
-	dir := filepath.Join(t.TempDir(), "with blanks and [brackets]", strings.Repeat("x", 200))
-	s := openStore(t, dir)
-	for range 2 * logsPerKey {
-		_, err := s.Acquire(context.Background(), testKey("x"), &testBuilder{fail: os.ErrInvalid}, AcquireOptions{RetryFailed: true})
-		require.Error(t, err)
-	}
-	logs, err := os.ReadDir(s.LogDir())
-	require.NoError(t, err)
-	assert.Len(t, logs, logsPerKey)
-	env, err := s.Acquire(context.Background(), testKey("x"), &testBuilder{}, AcquireOptions{RetryFailed: true})
-	require.NoError(t, err)
-	require.NoError(t, env.Close())
-	assert.Equal(t, Hit, acquire(t, s, testKey("x"), &testBuilder{}).State)
-}
-
-func TestFullDisk(t *testing.T) {
-	dir := t.TempDir()
-	if err := syscall.Mount("attune", dir, "tmpfs", 0, "size=1m,mode=700"); err != nil {
-		t.Skipf("a small tmpfs cannot be mounted here: %v", err)
-	}
-	t.Cleanup(func() { _ = syscall.Unmount(dir, syscall.MNT_DETACH) })
-	s, key := openStore(t, dir), testKey("x")
-	_, err := s.Acquire(context.Background(), key, &testBuilder{fill: 4 << 20}, AcquireOptions{})
-	var full *StoreError
-	require.ErrorAs(t, err, &full)
-	require.ErrorIs(t, err, syscall.ENOSPC)
-	assert.Contains(t, err.Error(), dir)
-	assertOnlyLock(t, s, key)
-	assert.Equal(t, Fresh, acquire(t, s, key, &testBuilder{fill: 1 << 10}).State, "with space there is an environment")
-}
-
-func TestReadOnlyStoreServesWhatItHolds(t *testing.T) {
-	dir := t.TempDir()
-	s := openStore(t, dir)
-	require.NoError(t, acquire(t, s, testKey("x"), &testBuilder{}).Close())
-	if err := syscall.Mount(dir, dir, "", syscall.MS_BIND, ""); err != nil {
-		t.Skipf("a bind mount cannot be made here: %v", err)
-	}
-	t.Cleanup(func() { _ = syscall.Unmount(dir, syscall.MNT_DETACH) })
-	require.NoError(t, syscall.Mount("", dir, "", syscall.MS_BIND|syscall.MS_REMOUNT|syscall.MS_RDONLY, ""))
-	env := acquire(t, openStore(t, dir), testKey("x"), &testBuilder{})
-	assert.Equal(t, Hit, env.State)
-	hold, err := env.Hold()
-	require.NoError(t, err)
-	require.NoError(t, hold.Close())
-	_, err = s.Acquire(context.Background(), testKey("y"), &testBuilder{}, AcquireOptions{})
-	require.ErrorIs(t, err, syscall.EROFS)
-	assert.ErrorContains(t, err, dir)
-}
-
-func BenchmarkHit(b *testing.B) {
-	s := tempStore(b)
-	for i := range 1000 {
-		env, err := s.Acquire(context.Background(), testKey(fmt.Sprint(i)), &testBuilder{}, AcquireOptions{})
-		require.NoError(b, err)
-		require.NoError(b, env.Close())
-	}
-	for i := 0; b.Loop(); i++ {
-		env, err := s.Acquire(context.Background(), testKey(fmt.Sprint(i%1000)), &testBuilder{}, AcquireOptions{})
-		if err != nil || env.State != Hit {
-			b.Fatal(env, err)
-		}
-		_ = env.Close()
-	}
 }

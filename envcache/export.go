@@ -242,7 +242,7 @@ type arrival struct {
 // take unpacks one member.
 func (in *importer) take(ctx context.Context, h *tar.Header, content io.Reader) error {
 	parts := strings.SplitN(path.Clean(h.Name), "/", 5)
-	if len(parts) != 5 || path.Join(parts[:2]...) != exportEnvs || len(parts[3]) < 2 || parts[3][:2] != parts[2] || strings.Trim(parts[3], idAlphabet) != "" {
+	if len(parts) != 5 || path.Join(parts[:2]...) != exportEnvs || !isID(parts[3]) || parts[3][:2] != parts[2] {
 		return fmt.Errorf("%q is no part of an environment", h.Name)
 	}
 	id, name := parts[3], parts[4]
@@ -283,7 +283,9 @@ func (in *importer) arrival(ctx context.Context, id, name string) (*arrival, err
 		}
 		return a, nil
 	}
-	s.sweep(e)
+	if err == nil {
+		s.sweep(e)
+	}
 	generationName, _, _ := strings.Cut(name, ".")
 	if !isGeneration(generationName) {
 		return nil, fmt.Errorf("environment %s does not begin with its generation", id)
@@ -344,6 +346,12 @@ func (in *importer) finish(ctx context.Context, id string, a *arrival, content i
 	}
 	if id != idOf(r.Inputs) {
 		return fmt.Errorf("environment %s: its inputs are those of another", id)
+	}
+	if _, err := in.store.survey(a.g.dir()); err != nil { // the modes of the store it comes from may be narrower
+		return &StoreError{Path: in.store.root, Err: err}
+	}
+	if _, problems, err := compare(ctx, a.g.entry, a.g.name); err != nil || len(problems) > 0 {
+		return errors.Join(err, fmt.Errorf("environment %s is not as it was published: %s", id, strings.Join(problems, ", ")))
 	}
 	env, err := a.g.publish(ctx, r, noBuilder{})
 	if err != nil {

@@ -1,6 +1,7 @@
 package envcache
 
 import (
+	"context"
 	"encoding/json"
 	"errors"
 	"os"
@@ -28,11 +29,14 @@ var remembering = map[Class][2]time.Duration{
 	Transient: {5 * time.Second, time.Minute},
 }
 
-// classOf is what the builder says of its error.
+// classOf is what the builder says of its error. A build that was called off says nothing about the next one.
 func classOf(err error) Class {
 	var classified Classified
-	if errors.As(err, &classified) {
+	switch {
+	case errors.As(err, &classified):
 		return classified.Class()
+	case errors.Is(err, context.Canceled):
+		return Passing
 	}
 	return Transient
 }

@@ -181,7 +181,7 @@ func (s *Store) ids(prefix string) ([]string, error) {
 	var ids []string
 	for _, shard := range shards {
 		common := min(len(prefix), len(shard.Name()))
-		if shard.Name()[:common] != prefix[:common] {
+		if shard.Name()[:common] != prefix[:common] || !shard.IsDir() {
 			continue
 		}
 		entries, err := os.ReadDir(filepath.Join(s.envs(), shard.Name()))
@@ -189,7 +189,7 @@ func (s *Store) ids(prefix string) ([]string, error) {
 			return nil, &StoreError{Path: s.root, Err: err}
 		}
 		for _, item := range entries {
-			if strings.HasPrefix(item.Name(), prefix) && len(item.Name()) > 2 {
+			if strings.HasPrefix(item.Name(), prefix) && isID(item.Name()) && item.Name()[:2] == shard.Name() {
 				ids = append(ids, item.Name())
 			}
 		}

@@ -30,11 +30,17 @@ func (s *Store) sameInterpreter(ctx context.Context, e entry, r ready, b Builder
 		return fmt.Errorf("its interpreter does not answer: %w", err)
 	}
 	if identity != r.Interpreter {
-		return fmt.Errorf("its interpreter %s was %s %s and is %s %s now", r.Interpreter.Path,
-			r.Interpreter.Version, r.Interpreter.ABI, identity.Version, identity.ABI)
+		return &otherInterpreter{was: r.Interpreter, is: identity}
 	}
 	s.remember(e, r.Generation, now)
 	return nil
+}
+
+// otherInterpreter is a miss because another interpreter answers at the recorded path.
+type otherInterpreter struct{ was, is Interpreter }
+
+func (e *otherInterpreter) Error() string {
+	return fmt.Sprintf("its interpreter %s was %s %s and is %s %s now", e.was.Path, e.was.Version, e.was.ABI, e.is.Version, e.is.ABI)
 }
 
 func (s *Store) remembered(e entry, generation string) fileStat {

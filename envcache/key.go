@@ -8,6 +8,7 @@ import (
 	"encoding/hex"
 	"fmt"
 	"slices"
+	"strings"
 )
 
 // KeyInput is one named, printable input of a key. Values hold no credentials;
@@ -80,6 +81,11 @@ func idOf(inputs []KeyInput) string {
 
 // idAlphabet are the characters of IDs and generations.
 const idAlphabet = "abcdefghijklmnopqrstuvwxyz234567"
+
+// isID tells an ID from what else may lie about in a directory.
+func isID(name string) bool {
+	return len(name) == (keyBits+4)/5 && strings.Trim(name, idAlphabet) == ""
+}
 
 func encode(data []byte) string {
 	return base32.NewEncoding(idAlphabet).WithPadding(base32.NoPadding).EncodeToString(data)

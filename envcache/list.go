@@ -80,12 +80,14 @@ func walk(dir string, visit func(item, fs.FileInfo) error) error {
 	})
 }
 
-func treeSize(dir string) (size int64) {
-	_ = walk(dir, func(i item, _ fs.FileInfo) error { // as far as it can be read
-		size += i.size
+// taken is what a tree takes, as far as it can be read.
+func taken(dir string) (r room) {
+	_ = walk(dir, func(i item, _ fs.FileInfo) error {
+		r.bytes += i.size
+		r.files++
 		return nil
 	})
-	return size
+	return r
 }
 
 // writeList records a tree, an item a line.

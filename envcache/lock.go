@@ -37,18 +37,22 @@ func (s *Store) lock(f *os.File, how int) (bool, error) {
 // errBusy is a .use that somebody has exclusively.
 var errBusy = errors.New("it is being removed")
 
+// briefly is how often a hit looks again at a .use that somebody has exclusively, a millisecond apart: who only asks
+// whether it is in use has it for some microseconds, and that is no reason to go and queue for the builder's lock.
+const briefly = 5
+
 // lockShared opens and locks a .use file. A missing one is damage. Where locks do not work the file is held unlocked.
 func (s *Store) lockShared(ctx context.Context, path string, wait bool) (*os.File, error) {
 	f, err := os.Open(path)
 	if err != nil {
 		return nil, fmt.Errorf("it is damaged: %w", err)
 	}
-	for {
+	for tries := 1; ; tries++ {
 		ok, err := s.lock(f, unix.LOCK_SH)
 		if ok || err != nil {
 			return f, nil //nolint:nilerr // unlocked, see above
 		}
-		if !wait {
+		if !wait && tries > briefly {
 			err = errBusy
 		} else {
 			err = pause(ctx, time.Millisecond)
@@ -95,9 +99,10 @@ func readHolder(path string) holder {
 	return h
 }
 
-// write tells waiters who builds; the lock does not depend on it.
-func (h holder) write(f *os.File) {
-	data, err := json.Marshal(h)
+// writeHolder tells waiters who builds; the lock does not depend on it.
+func writeHolder(f *os.File, phase, log string) {
+	host, _ := os.Hostname()
+	data, err := json.Marshal(holder{Host: host, PID: os.Getpid(), Phase: phase, Log: log})
 	if err != nil {
 		return
 	}

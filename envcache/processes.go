@@ -18,8 +18,8 @@ type Process struct {
 func (p Process) String() string { return fmt.Sprintf("process %d (%s)", p.PID, p.Command) }
 
 // processesIn are the processes that were started from below one of the directories, work there, or have mapped a file of it.
-// They see what a hold does not: a grandchild that closed the descriptors it inherited. Processes of other hosts and of
-// other pid namespaces are not seen.
+// They are what a hold does not cover: a grandchild that closed the descriptors it inherited. Processes of other hosts, of other
+// pid namespaces and, unless this one is root, of other users are not seen.
 func (s *Store) processesIn(dirs []string) []Process {
 	return processes(func(proc string) bool {
 		for _, link := range []string{"exe", "cwd"} {
@@ -70,7 +70,7 @@ func processesHolding(files map[string]bool) map[string][]Process {
 	return holders
 }
 
-// processes are all but this one for which matches is true.
+// processes are all for which matches is true.
 func processes(matches func(proc string) bool) []Process {
 	entries, err := os.ReadDir("/proc")
 	if err != nil {

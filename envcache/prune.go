@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"math"
 	"os"
 	"path/filepath"
 	"slices"
@@ -130,6 +131,10 @@ func (s *Store) pruneBatch(batch []candidate, dryRun bool, report *Report) {
 			keep(c, err)
 			continue
 		}
+		if claimed.info.Generation != c.info.Generation { // removed or built anew since it was chosen
+			claimed.release()
+			continue
+		}
 		why[c.info.ID] = c
 		claims = append(claims, claimed)
 	}
@@ -141,14 +146,15 @@ func (s *Store) pruneBatch(batch []candidate, dryRun bool, report *Report) {
 			c.release()
 			continue
 		}
+		if dryRun {
+			c.release()
+		} else if err := c.remove(); err != nil {
+			keep(chosen, err)
+			continue
+		}
 		report.Removed = append(report.Removed, Removal{c.info.ID, c.info.Size, chosen.why})
 		report.Freed += c.info.Size
 		report.Left -= c.info.Size
-		if dryRun {
-			c.release()
-		} else {
-			c.remove()
-		}
 	}
 }
 
@@ -180,14 +186,8 @@ func (s *Store) sweepAll(ctx context.Context) {
 		if context.Cause(ctx) != nil {
 			return
 		}
-		e := s.entry(id)
-		if lock, err := openLockable(e.lockFile()); err == nil {
-			if free, err := s.lock(lock, unix.LOCK_EX); err == nil && free {
-				for _, path := range s.moveUnused(e) {
-					defer removeAll(path)
-				}
-			}
-			_ = lock.Close()
+		for _, path := range s.abandoned(s.entry(id)) {
+			removeAll(path)
 		}
 	}
 	s.emptyTrash()
@@ -197,6 +197,19 @@ func (s *Store) sweepAll(ctx context.Context) {
 			_ = os.Remove(filepath.Join(s.LogDir(), log.Name()))
 		}
 	}
+}
+
+// abandoned moves away what nobody needs of an entry that nobody builds.
+func (s *Store) abandoned(e entry) (aside []string) {
+	lock, err := openLockable(e.lockFile())
+	if err != nil {
+		return nil
+	}
+	defer func() { _ = lock.Close() }()
+	if free, err := s.lock(lock, unix.LOCK_EX); err != nil || !free {
+		return nil
+	}
+	return s.moveUnused(e)
 }
 
 func (s *Store) downloadsLock() string { return filepath.Join(s.version(), "downloads.use") }
@@ -217,7 +230,7 @@ func (s *Store) holdDownloads() (release func()) {
 
 func (s *Store) removeDownloads(report *Report) {
 	dir := filepath.Join(s.version(), "downloads")
-	size := treeSize(dir)
+	size := taken(dir).bytes
 	aside, err := s.asideDownloads(dir)
 	switch {
 	case errors.Is(err, os.ErrNotExist):
@@ -256,9 +269,9 @@ func (s *Store) asideDownloads(dir string) (aside string, err error) {
 // room, or when err is another error.
 func (s *Store) makeRoom(ctx context.Context, err error) bool {
 	var noRoom *roomError
-	wanted := int64(minRoom)
+	wanted := minRoom
 	if errors.As(err, &noRoom) {
-		wanted = max(wanted, 2*noRoom.used)
+		wanted = room{bytes: max(wanted.bytes, 2*noRoom.used.bytes), files: max(wanted.files, 2*noRoom.used.files)}
 	} else if !errors.Is(err, syscall.ENOSPC) && !errors.Is(err, syscall.EDQUOT) {
 		return false
 	}
@@ -273,27 +286,40 @@ func (s *Store) makeRoom(ctx context.Context, err error) bool {
 	}
 	slices.SortStableFunc(infos, func(a, b Info) int { return cmp.Compare(a.LastUsed.UnixNano(), b.LastUsed.UnixNano()) })
 	for _, info := range infos {
-		if free(s.root) >= wanted || context.Cause(ctx) != nil {
+		if free(s.root).holds(wanted) || context.Cause(ctx) != nil {
 			break
 		}
 		if info.State != Building {
 			s.pruneBatch([]candidate{{info, "the disk is full"}}, false, &Report{})
 		}
 	}
-	if free(s.root) < wanted {
+	if !free(s.root).holds(wanted) {
 		s.removeDownloads(&Report{})
 	}
-	return free(s.root) > before && context.Cause(ctx) == nil
+	return !before.holds(free(s.root)) && context.Cause(ctx) == nil
 }
 
-// minRoom is what a build wants at least, in bytes.
-const minRoom = 1 << 20
+// room is what a file system has, or a tree takes.
+type room struct {
+	bytes int64
+	files int64 // inodes
+}
 
-// free is how many bytes the file system has for this user.
-func free(dir string) int64 {
+// holds tells whether a tree that takes other fits.
+func (r room) holds(other room) bool { return r.bytes >= other.bytes && r.files >= other.files }
+
+// minRoom is what a build wants at least.
+var minRoom = room{bytes: 1 << 20, files: 64}
+
+// free is what the file system has for this user.
+func free(dir string) room {
 	var st unix.Statfs_t
 	if unix.Statfs(dir, &st) != nil {
-		return 0
+		return room{}
 	}
-	return int64(st.Bavail) * int64(st.Bsize)
+	r := room{bytes: int64(st.Bavail) * int64(st.Bsize), files: math.MaxInt64}
+	if st.Files > 0 { // some file systems make inodes as they go
+		r.files = int64(st.Ffree)
+	}
+	return r
 }

@@ -33,8 +33,7 @@ func (s *Store) Remove(ctx context.Context, id string) error {
 	if pids := s.processesIn([]string{s.entry(info.ID).dir}); len(pids) > 0 {
 		return &InUseError{ID: info.ID, Why: "is in use by " + pids[0].String()}
 	}
-	c.remove()
-	return nil
+	return c.remove()
 }
 
 // claim is the exclusive right to an environment: nobody builds it, and nobody who took a hold uses it.
@@ -62,10 +61,8 @@ func (s *Store) claim(info Info) (*claim, error) {
 		return nil, err
 	}
 	// Under the lock nobody publishes: what is there now is what will be removed.
-	if r, _, err := c.entry.read(); err == nil {
-		c.info.Generation = r.Generation
-	}
-	if c.info.Generation == "" {
+	r, _, _ := c.entry.read()
+	if c.info.Generation = r.Generation; r.Generation == "" {
 		return c, nil
 	}
 	// A missing .use is made: nobody can be using it.
@@ -86,8 +83,11 @@ func (s *Store) claim(info Info) (*claim, error) {
 }
 
 // remove takes the pointer away, moves the generation aside and lets go; what takes time comes last, without a lock.
-func (c *claim) remove() {
-	_ = os.Remove(c.entry.readyFile())
+func (c *claim) remove() error {
+	defer c.release()
+	if err := os.Remove(c.entry.readyFile()); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return &StoreError{Path: c.store.root, Err: err}
+	}
 	_ = os.Remove(c.entry.failedFile())
 	_ = os.Remove(c.entry.quarantineFile())
 	var aside []string
@@ -99,8 +99,10 @@ func (c *claim) remove() {
 	for _, path := range aside {
 		removeAll(path)
 	}
+	return nil
 }
 
+// release may be called again.
 func (c *claim) release() {
 	for _, f := range []*os.File{c.use, c.lock} {
 		if f != nil {
@@ -130,20 +132,21 @@ const networkGrace = 24 * time.Hour
 // moveUnused moves away what builders left behind who were killed, and what was replaced: generations that ready.json does
 // not point to and nobody uses. The key's lock is held.
 func (s *Store) moveUnused(e entry) (aside []string) {
-	current := ""
-	if r, _, err := e.read(); err == nil {
-		current = r.Generation
+	r, _, err := e.read()
+	var unread *fs.PathError
+	if errors.As(err, &unread) {
+		return nil // too many files are open, for one: who knows what it points to
 	}
 	entries, err := os.ReadDir(e.dir)
 	if err != nil {
 		return nil
 	}
 	distant := s.sys.network(e.dir)
-	done := map[string]bool{current: true}
+	done := map[string]bool{r.Generation: true}
 	for _, item := range entries {
 		generation, _, _ := strings.Cut(item.Name(), ".")
-		if strings.HasPrefix(item.Name(), ".") {
-			s.removeStale(filepath.Join(e.dir, item.Name()))
+		if left := strings.HasPrefix(item.Name(), ".") || item.Name() == r.Generation+".ready"; left {
+			s.removeLeft(filepath.Join(e.dir, item.Name()), distant)
 		}
 		if done[generation] || !isGeneration(generation) {
 			continue
@@ -159,11 +162,15 @@ func (s *Store) moveUnused(e entry) (aside []string) {
 	return aside
 }
 
-// removeStale removes a temporary file whose writer was killed.
-func (s *Store) removeStale(path string) {
-	if info, err := os.Lstat(path); err == nil && s.now().Sub(info.ModTime()) > time.Hour {
-		_ = os.Remove(path)
+// removeLeft removes a temporary file whose writer was killed. Their writers have the key's lock, but for those of a .stat and
+// those of other hosts, who may still be at work.
+func (s *Store) removeLeft(path string, distant bool) {
+	if distant || strings.Contains(filepath.Base(path), ".stat-") {
+		if info, err := os.Lstat(path); err != nil || s.now().Sub(info.ModTime()) < time.Hour {
+			return
+		}
 	}
+	_ = os.Remove(path)
 }
 
 // sweep throws away what nobody needs of an entry, and what is in the trash. The key's lock is held.

@@ -18,13 +18,13 @@ type Interpreter struct {
 	ABI     string `json:"abi"`
 }
 
-// Builder makes one environment. Its methods are called by at most one
-// goroutine of one process at a time for a given key.
+// Builder makes one environment. Build and Check are called by at most one goroutine of one process at a time for a given key
+// (on a network file system whose locks do not hold, of one host); the others by any number at once.
 type Builder interface {
 	// Interpreter is what the environment will depend on.
 	Interpreter() Interpreter
-	// Probe asks the interpreter at path for its identity now. It is called only when
-	// the interpreter's stat differs from the recorded one.
+	// Probe asks the interpreter at path for its identity now. It is called only when the interpreter's stat and content
+	// differ from what is recorded.
 	Probe(ctx context.Context, path string) (Interpreter, error)
 	// Build fills site.Dir.
 	Build(ctx context.Context, site Site) (Built, error)

@@ -151,14 +151,14 @@ func (x *execution) environment(ctx context.Context) error {
 	}
 	plan, err := x.svc.plan(ctx, &x.job, x.interpreter, x.local)
 	if err != nil {
-		return environmentFailure(err)
+		return vanished(x.interpreter, environmentFailure(err))
 	}
 	if plan.needed {
 		x.env, err = x.svc.acquire(ctx, plan, x.local, func(p envcache.Progress) {
 			x.event(Event{Kind: EnvironmentProgress, Stage: stageEnvironment, Progress: &p})
 		})
 		if err != nil {
-			return environmentFailure(err)
+			return vanished(x.interpreter, environmentFailure(err))
 		}
 		x.res.Environment = EnvironmentInfo{
 			Key: x.env.ID, State: string(x.env.State), Path: x.env.Dir,

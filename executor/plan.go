@@ -27,17 +27,16 @@ func (s *Service) find(ctx context.Context, j *job) (runtime.Interpreter, error)
 	if j.interpreter != "" {
 		return s.detector.Verify(ctx, j.spec, j.interpreter)
 	}
+	var known []runtime.Interpreter
 	var versions []string
 	for _, i := range s.cfg.Mode.detected {
-		if i.Runtime == j.spec.Name {
-			versions = append(versions, i.Version)
+		// One that vanished since is looked for anew.
+		if i.Runtime == j.spec.Name && (i.Path == "" || isThere(i.Path)) {
+			known, versions = append(known, i), append(versions, i.Version)
 		}
 	}
 	if best, err := j.spec.Rank(versions, j.constraint); err == nil && len(versions) > 0 {
-		at := slices.IndexFunc(s.cfg.Mode.detected, func(i runtime.Interpreter) bool {
-			return i.Runtime == j.spec.Name && i.Version == best
-		})
-		return s.cfg.Mode.detected[at], nil
+		return known[slices.Index(versions, best)], nil
 	}
 	if j.preferPath && j.constraint == "" {
 		return s.detector.First(ctx, j.spec)

@@ -26,7 +26,13 @@ type Config struct {
 	Mode     StartupMode // zero value: Agent(nil)
 	Packs    []string    // pack directories, first match wins
 	CacheDir string      // root of the environment store; required
-	TempDir  string      // base of private directories; empty means <os.TempDir>/attune-<uid>
+	// Layers are read-only lower stores, asked in this order after CacheDir: for environments, and for the interpreters that were
+	// verified when the layer was made.
+	Layers []string
+	// RuntimeFiles say what runtimes this host has, the last wins; those that are not there say nothing. Nil means
+	// detect.HostFiles of the working directory the service is made in.
+	RuntimeFiles []string
+	TempDir      string // base of private directories; empty means <os.TempDir>/attune-<uid>
 
 	Environ  []string // the host's environment; nil means os.Environ()
 	Runtimes string   // restricts the runtimes, as ATTUNE_WORKER_RUNTIMES; empty means all
@@ -68,7 +74,7 @@ func (m StartupMode) String() string {
 // Service runs executions. It is safe for concurrent use after Start.
 type Service struct {
 	cfg      Config
-	catalog  runtime.Catalog
+	catalog  func() (runtime.Catalog, error) // the built-in runtimes and the host's; read once, when they are first needed
 	finder   pack.Finder
 	detector *detect.Detector
 	prepared []Prepared
@@ -98,39 +104,41 @@ func New(cfg Config) (*Service, error) {
 	if cfg.Log == nil {
 		cfg.Log = slog.New(slog.NewTextHandler(io.Discard, nil))
 	}
-	catalog, err := runtime.Builtin()
-	if err != nil {
-		return nil, err
-	}
 	dir, err := os.Getwd()
 	if err != nil {
 		return nil, fmt.Errorf("working directory: %w", err)
 	}
+	if cfg.RuntimeFiles == nil {
+		cfg.RuntimeFiles = detect.HostFiles(dir)
+	}
 	env := environment(cfg.Environ)
+	options := detect.Options{Path: env["PATH"], Home: env["HOME"], Dir: dir, Env: env, CacheFile: envcache.DetectFile(cfg.CacheDir)}
+	for _, layer := range cfg.Layers {
+		options.Memories = append(options.Memories, envcache.DetectFile(layer))
+	}
 	return &Service{
-		cfg:     cfg,
-		catalog: catalog,
-		finder:  pack.Finder{Dirs: cfg.Packs},
-		detector: detect.New(detect.Options{
-			Path: env["PATH"], Home: env["HOME"], Dir: dir, Env: env,
-			CacheFile: envcache.DetectFile(cfg.CacheDir),
-		}),
+		cfg:      cfg,
+		catalog:  sync.OnceValues(func() (runtime.Catalog, error) { return catalog(cfg.RuntimeFiles) }),
+		finder:   pack.Finder{Dirs: cfg.Packs},
+		detector: detect.New(options),
 	}, nil
 }
 
 // Start prepares what the mode asks for. In worker mode everything that could not be
-// prepared is in Prepared afterwards and is tried again on first use; only a
-// canceled context is an error.
+// prepared is in Prepared afterwards and is tried again on first use; errors are a
+// canceled context and a host's runtime file that cannot be used.
 func (s *Service) Start(ctx context.Context) error {
 	proc.SweepPrivateDirs(s.cfg.TempDir)
 	if !s.cfg.Mode.worker {
 		return nil
 	}
-	return s.prepareAll(ctx)
+	var err error
+	s.prepared, err = s.Prepare(ctx, PrepareOptions{})
+	s.logPrepared()
+	return err
 }
 
-// Prepared is the table of what worker mode prepared at Start, one row per
-// action, ordered by action.
+// Prepared is the table of what worker mode prepared at Start, as Prepare gives it.
 func (s *Service) Prepared() []Prepared { return s.prepared }
 
 // Store opens the environment store, once.

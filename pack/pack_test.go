@@ -8,6 +8,8 @@ import (
 
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
+
+	"github.com/attune-run/attune/runtime"
 )
 
 // write makes a packs directory of the given files.
@@ -68,7 +70,7 @@ func TestAnUnknownKeyIsAWarningWithTheNearest(t *testing.T) {
 	require.NoError(t, err)
 	require.Len(t, a.Warnings, 1)
 	assert.Contains(t, a.Warnings[0].String(), "output_format")
-	assert.NotEmpty(t, Validate(a.Pack))
+	assert.NotEmpty(t, Validate(a.Pack, Finder{}, catalog(t)))
 }
 
 func TestEntryPointsStayInside(t *testing.T) {
@@ -225,6 +227,13 @@ func TestScaffoldsAreValid(t *testing.T) {
 		require.NoError(t, Scaffold(dir, "new", runtime))
 		p, err := Load(dir)
 		require.NoError(t, err)
-		assert.Empty(t, Validate(p), runtime)
+		assert.Empty(t, Validate(p, Finder{}, catalog(t)), runtime)
 	}
+}
+
+func catalog(t *testing.T) runtime.Catalog {
+	t.Helper()
+	c, err := runtime.Builtin()
+	require.NoError(t, err)
+	return c
 }

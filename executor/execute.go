@@ -138,7 +138,7 @@ func (x *execution) detect(ctx context.Context) error {
 	if err != nil {
 		return noRuntime(err)
 	}
-	x.interpreter = found
+	x.interpreter, x.job.spec = found, x.job.spec.For(found.Version)
 	x.res.Runtime = RuntimeInfo{Name: x.job.spec.Name, Version: found.Version, Path: found.Path}
 	return nil
 }

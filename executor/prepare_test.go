@@ -66,7 +66,7 @@ func TestASecondStartFindsEverything(t *testing.T) {
 		"one/actions/perl.yaml": "ref: one.perl\nrunner_type: perl\nentry_point: main.py\n",
 		"one/actions/unk.yaml":  "ref: one.unk\nrunner_type: pyhton\nentry_point: main.py\n",
 	})
-	cfg := Config{Mode: Worker(), Packs: []string{packs(t, files)}, CacheDir: filepath.Join(t.TempDir(), "cache"), TempDir: t.TempDir(), Runtimes: "shell,python,go"}
+	cfg := Config{Mode: Worker(), Packs: []string{packs(t, files)}, CacheDir: filepath.Join(t.TempDir(), "cache"), TempDir: filepath.Join(t.TempDir(), "private"), Runtimes: "shell,python"}
 	var first []Prepared
 	for _, want := range []string{"built", "hit"} {
 		s, err := New(cfg)
@@ -97,7 +97,7 @@ func TestASecondStartFindsEverything(t *testing.T) {
 
 		result := s.Execute(context.Background(), Request{Action: "two.six"}, Observer{})
 		assert.Equal(t, "hit", result.Environment.State)
-		assert.Equal(t, "1.17.0\n", result.Stdout)
+		assert.Equal(t, "1.17.0\n", result.Stdout, "%+v %s", result.Error, result.Stderr)
 		if first == nil {
 			first = rows
 			continue

@@ -139,7 +139,10 @@ func (f Finder) List() (packs []*Pack, problems []error) {
 // list loads the packs whose directories are wanted.
 func (f Finder) list(wanted func(dir string) bool) (packs []*Pack, problems []error) {
 	seen := map[string]string{} // ref@version or ref → directory of packs that won
-	for _, dir := range f.Dirs {
+	for i, dir := range f.Dirs {
+		if slices.Contains(f.Dirs[:i], dir) {
+			continue
+		}
 		entries, err := os.ReadDir(dir)
 		if err != nil {
 			if !errors.Is(err, fs.ErrNotExist) {

@@ -232,13 +232,10 @@ func (p *Pack) runtimeSpec(file string) (*runtime.Spec, error) {
 	return spec, nil
 }
 
-// Catalog is base as the pack's actions see it.
+// Catalog is base as the pack's actions see it; with an error, without the files that have a problem.
 func (p *Pack) Catalog(base runtime.Catalog) (runtime.Catalog, error) {
 	brought, err := p.RuntimeSpecs()
-	if err != nil || len(brought) == 0 {
-		return base, err
-	}
-	return base.Within(p.Ref, brought...), nil
+	return base.Within(p.Ref, brought...), err
 }
 
 // Validate finds everything wrong with a pack: unknown keys, actions that cannot be loaded, runtimes that nobody knows or that could run

@@ -128,10 +128,9 @@ func (c Catalog) find(layer []*Spec, name string) *Spec {
 	return nil
 }
 
-// sees is false for what the host says of another pack's runtime.
+// sees is false for what the host says of a pack's runtime that is not here: another pack's, or one that the pack does not bring.
 func (c Catalog) sees(spec *Spec) bool {
-	pack, _, qualified := strings.Cut(spec.Name, ".")
-	return !qualified || strings.EqualFold(pack, c.pack)
+	return !strings.Contains(spec.Name, ".") || slices.ContainsFunc(c.brought, func(b *Spec) bool { return strings.EqualFold(b.Name, spec.Name) })
 }
 
 // effective lays all specs of one bare name over each other.

@@ -119,6 +119,13 @@ func TestPrecedence(t *testing.T) {
 	_, ok = host.Lookup("mine.python")
 	assert.False(t, ok, "a hint alone is no runtime of a pack")
 	assert.NotContains(t, host.Names(), "mine.python")
+	other := parse(t, "pack.yaml", "name: other\n")
+	other.Name = "mine.other"
+	builtin, ok := host.Within("mine", other).Lookup("python")
+	require.True(t, ok)
+	assert.Equal(t, "python", builtin.Name)
+	_, ok = host.Within("mine", other).Lookup("mine.python")
+	assert.False(t, ok)
 	assert.Equal(t, within.Brought()[0].Overrides, []string{"last.yaml", "first.yaml", "pack.yaml", "built-in"})
 }
 

@@ -108,7 +108,7 @@ func isRegular(path string) bool {
 // probe takes to run. Whatever is built anew moves something in every sample, the build ID in the first.
 const (
 	stride = 1 << 20
-	sample = 64 << 10
+	sample = 16 << 10
 )
 
 // addContent adds a file's size and content: all of it up to one stride, samples beyond.

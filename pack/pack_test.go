@@ -4,6 +4,8 @@ import (
 	"encoding/json"
 	"os"
 	"path/filepath"
+	"regexp"
+	"strings"
 	"testing"
 
 	"github.com/stretchr/testify/assert"
@@ -287,4 +289,22 @@ func TestRuntimesOfPacks(t *testing.T) {
 	assert.ErrorContains(t, err, "a.yaml:2:1")
 	packs, _ := finder.List()
 	assert.Len(t, packs, 5, "a directory that is named twice is read once")
+}
+
+// What the documentation shows can be used as it stands.
+func TestDocumentedRuntimes(t *testing.T) {
+	text, err := os.ReadFile("../docs/packs.md")
+	require.NoError(t, err)
+	_, section, found := strings.Cut(string(text), "\n## Runtimes\n")
+	require.True(t, found)
+	blocks := regexp.MustCompile("(?s)```yaml\n(.*?)```").FindAllStringSubmatch(section, -1)
+	require.Len(t, blocks, 2)
+	p, err := Load(filepath.Join(write(t, map[string]string{"mine/pack.yaml": "ref: mine\nversion: 1.0.0\n", "mine/runtimes/lua.yaml": blocks[0][1]}), "mine"))
+	require.NoError(t, err)
+	assert.Empty(t, Validate(p, Finder{}, catalog(t)))
+	hint, err := runtime.Parse("host.yaml", []byte(blocks[1][1]))
+	require.NoError(t, err)
+	spec, ok := catalog(t).Overlay(hint).Lookup("python3")
+	require.True(t, ok)
+	assert.Equal(t, "/opt/py/bin/python3", spec.Interpreter.Binary)
 }

@@ -27,6 +27,7 @@ type Options struct {
 	Env       map[string]string // variables version managers read, PYENV_VERSION for one; may be nil
 	CacheFile string            // where verified interpreters are remembered; empty, or unwritable, remembers nothing
 	Memories  []string          // such files of others, a layer's for one: only read, and asked after the own one
+	CacheMode fs.FileMode       // of the directories made for CacheFile, its own and the one above; zero means 0700
 	Timeout   time.Duration     // of one probe; zero means 2 s
 }
 
@@ -46,7 +47,8 @@ func New(opt Options) *Detector {
 	if opt.Timeout == 0 {
 		opt.Timeout = defaultTimeout
 	}
-	return &Detector{opt: opt, memory: &memory{file: opt.CacheFile, lower: opt.Memories}}
+	memory := &memory{file: opt.CacheFile, dirMode: cmp.Or(opt.CacheMode, 0o700), lower: opt.Memories}
+	return &Detector{opt: opt, memory: memory}
 }
 
 // NotFoundError says what was looked for and what was there instead.

@@ -2,6 +2,8 @@ package detect
 
 import (
 	"encoding/json"
+	"errors"
+	"io/fs"
 	"maps"
 	"os"
 	"path/filepath"
@@ -9,15 +11,15 @@ import (
 	"sync"
 	"time"
 
-	"github.com/google/renameio/v2"
 	"golang.org/x/sys/unix"
 )
 
 // memory holds the answers of probes, in a file that processes share, over those of lower files that are only read. Losing it costs
 // probes, nothing else: whatever cannot be read or written is forgotten.
 type memory struct {
-	file  string
-	lower []string
+	file    string
+	dirMode fs.FileMode
+	lower   []string
 
 	mu     sync.Mutex
 	layers []answers // the file's with what was learnt, then the lower ones'; as far as they were asked for
@@ -134,7 +136,7 @@ func read(file string) answers {
 func (m *memory) save() {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	if len(m.fresh) == 0 || m.file == "" || os.MkdirAll(filepath.Dir(m.file), 0o700) != nil {
+	if len(m.fresh) == 0 || m.file == "" || makeDir(filepath.Dir(m.file), m.dirMode) != nil {
 		return
 	}
 	defer takeTurn(m.file + ".lock")()
@@ -146,9 +148,52 @@ func (m *memory) save() {
 	}
 	all.forget()
 	data, err := json.Marshal(memoryFile{Schema: memorySchema, Answers: all})
-	if err == nil && renameio.WriteFile(m.file, data, 0o600, renameio.WithTempDir(filepath.Dir(m.file))) == nil {
+	if err == nil && replaceFile(m.file, data) == nil {
 		clear(m.fresh)
 	}
+}
+
+// makeDir makes what is missing of a directory and the one above it, whatever the umask.
+func makeDir(dir string, mode fs.FileMode) error {
+	if isDir(dir) {
+		return nil
+	}
+	up := filepath.Dir(dir)
+	if err := os.MkdirAll(filepath.Dir(up), 0o755); err != nil {
+		return err
+	}
+	for _, path := range []string{up, dir} {
+		err := os.Mkdir(path, mode.Perm())
+		if err == nil {
+			err = os.Chmod(path, mode)
+		}
+		if err != nil && !isDir(path) {
+			return err
+		}
+	}
+	return nil
+}
+
+func isDir(path string) bool {
+	info, err := os.Stat(path)
+	return err == nil && info.IsDir()
+}
+
+// replaceFile is atomic for readers and does not wait for the disk: after a crash the file may be empty, which means that nothing is known.
+func replaceFile(file string, data []byte) error {
+	f, err := os.CreateTemp(filepath.Dir(file), filepath.Base(file)+".*")
+	if err != nil {
+		return err
+	}
+	_, err = f.Write(data)
+	err = errors.Join(err, f.Chmod(0o644)) // a layer is read by others, and holds no secret
+	if err = errors.Join(err, f.Close()); err == nil {
+		err = os.Rename(f.Name(), file)
+	}
+	if err != nil {
+		_ = os.Remove(f.Name())
+	}
+	return err
 }
 
 func (a answers) forget() {
@@ -165,7 +210,7 @@ func (a answers) forget() {
 // takeTurn locks a file for the time of one save. Where it cannot, because there are no locks here or somebody was stopped while
 // holding it, one of two savers may lose its answers, which are then asked for again.
 func takeTurn(file string) (leave func()) {
-	f, err := os.OpenFile(file, os.O_CREATE|os.O_RDWR, 0o600)
+	f, err := os.OpenFile(file, os.O_CREATE|os.O_RDONLY, 0o644) // reading is enough to lock, for other members of a group too
 	if err != nil {
 		return func() {}
 	}
@@ -177,4 +222,4 @@ func takeTurn(file string) (leave func()) {
 	}
 }
 
-const turn = 200 * time.Millisecond // a save takes about one
+const turn = time.Second // a save takes about a millisecond

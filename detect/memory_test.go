@@ -4,9 +4,11 @@ import (
 	"bytes"
 	"context"
 	"fmt"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"sync"
+	"syscall"
 	"testing"
 	"time"
 
@@ -124,6 +126,24 @@ func TestProcessesDoNotLoseEachOthersAnswers(t *testing.T) {
 	require.NoError(t, err)
 	assert.Len(t, found, n)
 	assert.Equal(t, n, m.started(), "every answer was kept")
+}
+
+// A layer is made by one and read by another; a group's store is for all its members.
+func TestModesOfTheMemory(t *testing.T) {
+	m := newMachine(t)
+	m.write("bin/lang", "echo lang 1.2.3")
+	defer syscall.Umask(syscall.Umask(0o077))
+	for want, mode := range map[fs.FileMode]fs.FileMode{0o700: 0, 0o755: 0o755, fs.ModeSetgid | 0o775: fs.ModeSetgid | 0o775} {
+		root := filepath.Join(t.TempDir(), "store")
+		d := New(Options{Path: m.dir + "/bin:/usr/bin:/bin", CacheFile: filepath.Join(root, "v1", "detect.json"), CacheMode: mode})
+		_, err := d.Find(context.Background(), m.spec, "")
+		require.NoError(t, err)
+		for path, want := range map[string]fs.FileMode{root: fs.ModeDir | want, root + "/v1": fs.ModeDir | want, root + "/v1/detect.json": 0o644} {
+			info, err := os.Stat(path)
+			require.NoError(t, err)
+			assert.Equal(t, want, info.Mode(), path)
+		}
+	}
 }
 
 func TestTheMemoryDoesNotGrowWithoutBound(t *testing.T) {

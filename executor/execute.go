@@ -138,7 +138,7 @@ func (x *execution) detect(ctx context.Context) error {
 	if err != nil {
 		return noRuntime(err)
 	}
-	x.interpreter, x.job.spec = found, x.job.spec.For(found.Version)
+	x.interpreter = found
 	x.res.Runtime = RuntimeInfo{Name: x.job.spec.Name, Version: found.Version, Path: found.Path}
 	return nil
 }
@@ -151,14 +151,14 @@ func (x *execution) environment(ctx context.Context) error {
 	}
 	plan, err := x.svc.plan(ctx, &x.job, x.interpreter, x.local)
 	if err != nil {
-		return vanished(x.interpreter, environmentFailure(err))
+		return environmentFailure(err)
 	}
 	if plan.needed {
 		x.env, err = x.svc.acquire(ctx, plan, x.local, func(p envcache.Progress) {
 			x.event(Event{Kind: EnvironmentProgress, Stage: stageEnvironment, Progress: &p})
 		})
 		if err != nil {
-			return vanished(x.interpreter, environmentFailure(err))
+			return environmentFailure(err)
 		}
 		x.res.Environment = EnvironmentInfo{
 			Key: x.env.ID, State: string(x.env.State), Path: x.env.Dir,

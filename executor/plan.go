@@ -44,6 +44,9 @@ func (s *Service) find(ctx context.Context, j *job) (runtime.Interpreter, error)
 	return s.detector.Find(ctx, j.spec, j.constraint)
 }
 
+// spec is the job's runtime as it is for the version of the interpreter that was found.
+func (x *execution) spec() *runtime.Spec { return x.job.spec.For(x.interpreter.Version) }
+
 // plan is what a recipe makes of a job on this machine.
 type plan struct {
 	recipe recipe.Recipe
@@ -88,13 +91,13 @@ func (s *Service) acquire(ctx context.Context, p plan, local Local, progress fun
 
 // inlineFile gives inline code a file where its runtime cannot take it as an argument.
 func (x *execution) inlineFile() error {
-	if x.job.inline == "" || x.job.spec.Inline.Strategy == "direct" {
+	if x.job.inline == "" || x.spec().Inline.Strategy == "direct" {
 		return nil
 	}
 	if err := x.makePrivateDir(); err != nil {
 		return err
 	}
-	path := x.privatePath("inline" + x.job.spec.Inline.Extension)
+	path := x.privatePath("inline" + x.spec().Inline.Extension)
 	if err := os.WriteFile(path, []byte(x.job.inline), 0o600); err != nil {
 		return &failure{kind: kindSpawn, err: err}
 	}

@@ -91,8 +91,8 @@ func (x *execution) argv() ([]string, error) {
 		head = append(head, argv[1:len(argv)-1]...)
 	}
 	switch {
-	case x.job.inline != "" && x.job.spec.Inline.Strategy == "direct":
-		head = append(append(head, x.job.spec.Inline.Args...), x.job.inline)
+	case x.job.inline != "" && x.spec().Inline.Strategy == "direct":
+		head = append(append(head, x.spec().Inline.Args...), x.job.inline)
 	case len(argv) > 1:
 		head = append(head, script)
 	}

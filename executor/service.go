@@ -7,6 +7,7 @@ import (
 	"context"
 	"fmt"
 	"io"
+	"io/fs"
 	"log/slog"
 	"os"
 	"path/filepath"
@@ -26,13 +27,13 @@ type Config struct {
 	Mode     StartupMode // zero value: Agent(nil)
 	Packs    []string    // pack directories, first match wins
 	CacheDir string      // root of the environment store; required
-	// Layers are read-only lower stores, asked in this order after CacheDir: for environments, and for the interpreters that were
-	// verified when the layer was made.
-	Layers []string
-	// RuntimeFiles say what runtimes this host has, the last wins; those that are not there say nothing. Nil means
-	// detect.HostFiles of the working directory the service is made in.
-	RuntimeFiles []string
-	TempDir      string // base of private directories; empty means <os.TempDir>/attune-<uid>
+	// Layers are read-only lower stores, of an image or a network file system, asked in this order for what CacheDir does not
+	// hold. LayerOwners are uids they may belong to beside root and the caller.
+	Layers      []string
+	LayerOwners []int
+	Shared      bool   // CacheDir belongs to a group: every member may build and prune
+	Readable    bool   // a CacheDir that is made now can be read by everybody: it will be a layer
+	TempDir     string // base of private directories; empty means <os.TempDir>/attune-<uid>
 
 	Environ  []string // the host's environment; nil means os.Environ()
 	Runtimes string   // restricts the runtimes, as ATTUNE_WORKER_RUNTIMES; empty means all
@@ -45,6 +46,9 @@ type Config struct {
 	ResultMax      int64 // bytes of structured output; zero means 16 MiB
 	CaptureMax     int   // bytes of each captured stream; zero means 1 MiB
 	Worker         string
+	// RuntimeFiles say what runtimes this host has, the last wins; those that are not there say nothing. Nil means
+	// detect.HostFiles of the working directory the service is made in.
+	RuntimeFiles []string
 	// Concurrency bounds parallel builds in worker mode; zero means the number of CPUs.
 	Concurrency int
 	Log         *slog.Logger // nil discards
@@ -112,7 +116,7 @@ func New(cfg Config) (*Service, error) {
 		cfg.RuntimeFiles = detect.HostFiles(dir)
 	}
 	env := environment(cfg.Environ)
-	options := detect.Options{Path: env["PATH"], Home: env["HOME"], Dir: dir, Env: env, CacheFile: envcache.DetectFile(cfg.CacheDir)}
+	options := detect.Options{Path: env["PATH"], Home: env["HOME"], Dir: dir, Env: env, CacheFile: envcache.DetectFile(cfg.CacheDir), CacheMode: cfg.cacheMode()}
 	for _, layer := range cfg.Layers {
 		options.Memories = append(options.Memories, envcache.DetectFile(layer))
 	}
@@ -122,6 +126,17 @@ func New(cfg Config) (*Service, error) {
 		finder:   pack.Finder{Dirs: cfg.Packs},
 		detector: detect.New(options),
 	}, nil
+}
+
+// cacheMode is the mode of the store's directories: most executions make the first of them without opening the store.
+func (c *Config) cacheMode() fs.FileMode {
+	switch {
+	case c.Shared:
+		return fs.ModeSetgid | 0o775
+	case c.Readable:
+		return 0o755
+	}
+	return 0o700
 }
 
 // Start prepares what the mode asks for. In worker mode everything that could not be

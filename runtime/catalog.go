@@ -76,22 +76,40 @@ func (b *builtin) get(name string) (*Spec, bool) {
 // Overlay is the catalog with the host's specs over what it holds; the later of two with one name wins. One that is
 // named "<pack>.<name>" lies over that pack's runtime alone.
 func (c Catalog) Overlay(specs ...*Spec) Catalog {
-	c.host = append(slices.Clone(c.host), specs...)
+	c.host = append(slices.Clone(c.host), canonical(specs)...)
 	return c
+}
+
+// canonical gives a spec that is named by a built-in one's alias the name that means: bash is shell, for whoever overrides it too.
+func canonical(specs []*Spec) []*Spec {
+	all := slices.Clone(specs)
+	for i, spec := range all {
+		prefix, bare := strings.TrimSuffix(spec.Name, spec.Bare()), spec.Bare()
+		for name, keys := range index {
+			if slices.Contains(keys, bare) {
+				renamed := *spec
+				renamed.Name, renamed.Aliases = prefix+name, append(slices.Clone(spec.Aliases), name, bare)
+				all[i] = &renamed
+			}
+		}
+	}
+	return all
 }
 
 // Within is the catalog as the actions of a pack see it: with the runtimes it brings, named "<pack>.<name>", over
 // the built-in ones and below the host's. Their bare names mean them.
 func (c Catalog) Within(pack string, brought ...*Spec) Catalog {
-	c.pack, c.brought = pack, brought
+	c.pack, c.brought = pack, canonical(brought)
 	return c
 }
 
 // Brought are the pack's own runtimes, each with what it inherits and what the host lays over it, in their order.
 func (c Catalog) Brought() []*Spec {
-	all := make([]*Spec, len(c.brought))
-	for i, spec := range c.brought {
-		all[i], _ = c.effective(spec.Bare())
+	var all []*Spec
+	for _, spec := range c.brought {
+		if one, _ := c.effective(spec.Bare()); !slices.ContainsFunc(all, func(other *Spec) bool { return other.Name == one.Name }) {
+			all = append(all, one)
+		}
 	}
 	return all
 }

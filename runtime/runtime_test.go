@@ -129,6 +129,25 @@ func TestPrecedence(t *testing.T) {
 	assert.Equal(t, within.Brought()[0].Overrides, []string{"last.yaml", "first.yaml", "pack.yaml", "built-in"})
 }
 
+func TestAnAliasNamesWhatItOverrides(t *testing.T) {
+	c := builtinCatalog(t).Overlay(parse(t, "host.yaml", "name: python3\nexecution_config: {interpreter: {binary: /opt/py}}\n"))
+	for _, name := range []string{"python", "python3", "py"} {
+		spec, ok := c.Lookup(name)
+		require.True(t, ok)
+		assert.Equal(t, "python /opt/py", spec.Name+" "+spec.Interpreter.Binary)
+		assert.NotEmpty(t, spec.Verification.Probes)
+	}
+	assert.NotContains(t, c.Names(), "python3")
+	mine := parse(t, "pack.yaml", "name: bash\n")
+	mine.Name = "mine.bash"
+	within := c.Within("mine", mine)
+	for _, name := range []string{"mine.bash", "mine.shell", "bash", "sh"} {
+		spec, ok := within.Lookup(name)
+		require.True(t, ok, name)
+		assert.Equal(t, "mine.shell", spec.Name)
+	}
+}
+
 func TestVersionsInheritByField(t *testing.T) {
 	spec := parse(t, "lang.yaml", `
 name: lang

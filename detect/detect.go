@@ -5,7 +5,9 @@ package detect
 import (
 	"cmp"
 	"context"
+	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"slices"
@@ -24,6 +26,8 @@ type Options struct {
 	Dir       string            // working directory: version managers read files from here upwards
 	Env       map[string]string // variables version managers read, PYENV_VERSION for one; may be nil
 	CacheFile string            // where verified interpreters are remembered; empty, or unwritable, remembers nothing
+	Memories  []string          // such files of others, a layer's for one: only read, and asked after the own one
+	CacheMode fs.FileMode       // of the directories made for CacheFile, its own and the one above; zero means 0700
 	Timeout   time.Duration     // of one probe; zero means 2 s
 }
 
@@ -43,7 +47,8 @@ func New(opt Options) *Detector {
 	if opt.Timeout == 0 {
 		opt.Timeout = defaultTimeout
 	}
-	return &Detector{opt: opt, memory: &memory{file: opt.CacheFile}}
+	memory := &memory{file: opt.CacheFile, dirMode: cmp.Or(opt.CacheMode, 0o700), lower: opt.Memories}
+	return &Detector{opt: opt, memory: memory}
 }
 
 // NotFoundError says what was looked for and what was there instead.
@@ -52,10 +57,14 @@ type NotFoundError struct {
 	Constraint string
 	Found      []runtime.Interpreter // verified, of versions that do not satisfy
 	Probed     []string              // "path: why not", or the places that hold nothing
+	Gone       string                // the path of one that was known and is not there any more; empty otherwise
 }
 
 // Error lists every version found, or every place that was probed.
 func (e *NotFoundError) Error() string {
+	if e.Gone != "" {
+		return fmt.Sprintf("the %s at %s is not there", e.Runtime, e.Gone)
+	}
 	if len(e.Found) > 0 {
 		list := make([]string, len(e.Found))
 		for i, f := range e.Found {
@@ -121,23 +130,58 @@ func (d *Detector) First(ctx context.Context, spec *runtime.Spec) (runtime.Inter
 	return d.Find(ctx, spec, "")
 }
 
-// Verify probes one given binary.
+// Verify probes one given binary. One that is not there, or not any more, is a *NotFoundError with Gone.
 func (d *Detector) Verify(ctx context.Context, spec *runtime.Spec, path string) (runtime.Interpreter, error) {
+	missing := &NotFoundError{Runtime: spec.Name}
 	target, err := realBinary(path)
 	if err != nil {
-		return runtime.Interpreter{}, &NotFoundError{Runtime: spec.Name, Probed: []string{err.Error()}}
+		missing.Gone = path
+		return runtime.Interpreter{}, missing
 	}
-	var reasons []string
-	for _, probe := range spec.Verification.Probes {
-		found := d.verify(ctx, spec, candidate{path: path, target: target, probe: probe})
+	defer d.memory.save()
+	questions := d.questions(spec, path, target)
+	if len(questions) == 0 {
+		missing.Probed = []string{fmt.Sprintf("%s: %s answers for %s alone", path, spec.Verification.Probes[0].Binary, spec.Interpreter.Binary)}
+	}
+	for _, c := range questions {
+		found := d.verify(ctx, spec, c)
 		if found.reason == "" {
-			d.memory.save()
 			return found.interpreter, nil
 		}
-		reasons = append(reasons, path+": "+found.reason)
+		missing.Probed = append(missing.Probed, path+": "+found.reason)
 	}
-	d.memory.save()
-	return runtime.Interpreter{}, &NotFoundError{Runtime: spec.Name, Probed: slices.Compact(reasons)}
+	if err := context.Cause(ctx); err != nil {
+		return runtime.Interpreter{}, err
+	}
+	if _, err := os.Stat(target); errors.Is(err, fs.ErrNotExist) {
+		missing.Gone = path
+	}
+	missing.Probed = slices.Compact(missing.Probed)
+	return runtime.Interpreter{}, missing
+}
+
+// questions are what a spec and its versions ask about one binary.
+func (d *Detector) questions(spec *runtime.Spec, path, target string) []candidate {
+	list := &candidateList{entry: -1}
+	ask := func(spec *runtime.Spec) {
+		for _, probe := range spec.Verification.Probes {
+			if command, ok := d.spokesman(spec, probe, target); ok {
+				list.add(candidate{path: path, target: target, command: command, probe: probe})
+			}
+		}
+		if len(spec.Verification.Probes) == 0 {
+			list.add(candidate{path: path, target: target, command: target})
+		}
+	}
+	for i, v := range spec.Versions {
+		if binary, sole := soleBinary(spec.With(v)); sole && ownsInterpreters(v) && binary == path {
+			list.entry = i
+			ask(spec.With(v))
+		}
+	}
+	list.entry = -1
+	ask(spec)
+	return list.all
 }
 
 // choose ranks one tier of interpreters.
@@ -192,17 +236,41 @@ func (d *Detector) survey(ctx context.Context, spec *runtime.Spec, wanted func(c
 		})
 	}
 	_ = group.Wait()
+	for i := range s.results {
+		s.results[i].place(spec)
+	}
 	return s
 }
 
-// tiers are the verified interpreters grouped by their probe's priority, each in candidates' order.
+// place holds a result against the versions of its spec: one found for a version must be of it, and where a version says itself
+// where its interpreters are, none found elsewhere is.
+func (r *result) place(spec *runtime.Spec) {
+	if r.reason != "" {
+		return
+	}
+	version := r.interpreter.Version
+	at := spec.Entry(version)
+	switch own := r.candidate.entry; {
+	case own >= 0 && at != own:
+		r.reason = fmt.Sprintf("it is %s, not %s as the runtime's versions say", cmp.Or(version, "of no known version"), spec.Versions[own].Version)
+	case own < 0 && at >= 0 && ownsInterpreters(spec.Versions[at]):
+		r.reason = fmt.Sprintf("%s is taken from where the runtime's versions say (%s)", version, spec.Versions[at].Version)
+	}
+}
+
+// tiers are the verified interpreters grouped by their probe's priority, each in candidates' order. A binary that passed several
+// probes counts for the most preferred.
 func (s survey) tiers() [][]runtime.Interpreter {
 	byPriority := map[int][]runtime.Interpreter{}
 	var priorities []int
-	for _, r := range s.results {
-		if r.reason != "" {
+	results := slices.Clone(s.results)
+	slices.SortStableFunc(results, func(a, b result) int { return a.candidate.probe.Priority - b.candidate.probe.Priority })
+	taken := map[string]bool{}
+	for _, r := range results {
+		if r.reason != "" || taken[r.interpreter.Path] {
 			continue
 		}
+		taken[r.interpreter.Path] = true
 		p := r.candidate.probe.Priority
 		if _, ok := byPriority[p]; !ok {
 			priorities = append(priorities, p)
@@ -242,11 +310,26 @@ func (s survey) probed() []string {
 
 // places name where a spec is looked for, for people.
 func (d *Detector) places(spec *runtime.Spec) []string {
+	all := d.placesOf(spec)
+	for _, v := range spec.Versions {
+		if ownsInterpreters(v) {
+			all = append(all, d.placesOf(spec.With(v))...)
+		}
+	}
+	return slices.Compact(all)
+}
+
+func (d *Detector) placesOf(spec *runtime.Spec) []string {
 	var names []string
 	for _, probe := range spec.Verification.Probes {
 		names = append(names, probe.Binary)
 	}
 	slices.Sort(names)
+	if binary, sole := soleBinary(spec); sole && runtime.IsPath(binary) {
+		return []string{binary + " (" + spec.Origin + ")"}
+	} else if sole {
+		return []string{binary + " in PATH (" + d.opt.Path + ")"}
+	}
 	all := []string{strings.Join(slices.Compact(names), ", ") + " in PATH (" + d.opt.Path + ")"}
 	for _, place := range spec.Verification.Locations {
 		// Names that are listed one by one, python3.8 to python3.19, are one place.

@@ -20,26 +20,42 @@ func (d *Detector) verify(ctx context.Context, spec *runtime.Spec, c candidate) 
 	if known, ok := d.recall(spec, c); ok {
 		return known
 	}
-	id, err := identify(c)
+	q, err := ask(c)
 	if err != nil {
 		return result{candidate: c, reason: err.Error()}
 	}
-	answer, err := d.ask(ctx, c)
+	if known, ok := d.memory.sameContent(q); ok {
+		d.memory.put(q, known)
+		return known.result(spec, c)
+	}
+	found, err := d.probe(ctx, q)
 	if err != nil {
 		return result{candidate: c, reason: err.Error()} // not remembered: it may have been the machine's fault
 	}
-	d.memory.put(id, answer)
-	return answer.result(spec, c)
+	d.memory.put(q, found)
+	return found.result(spec, c)
 }
 
-// recall asks the memory alone.
+// recall asks the memory alone, and reads no more of the binary than its stat.
 func (d *Detector) recall(spec *runtime.Spec, c candidate) (result, bool) {
-	id, err := identify(c)
+	if c.unprobed() {
+		return unprobed(spec, c), true
+	}
+	q, err := ask(c)
 	if err != nil {
 		return result{}, false
 	}
-	answer, known := d.memory.get(id)
+	answer, known := d.memory.get(q)
 	return answer.result(spec, c), known
+}
+
+// unprobed is an interpreter of a runtime without probes: it is of the version it was named for, if that is one.
+func unprobed(spec *runtime.Spec, c candidate) result {
+	a := answer{}
+	if c.entry >= 0 && spec.Entry(spec.Versions[c.entry].Version) == c.entry {
+		a.Version = spec.Versions[c.entry].Version
+	}
+	return a.result(spec, c)
 }
 
 func (a answer) result(spec *runtime.Spec, c candidate) result {
@@ -48,17 +64,31 @@ func (a answer) result(spec *runtime.Spec, c candidate) result {
 	}}
 }
 
-// ask runs the probe. An error is a failure that says nothing about the binary, a time-out for one.
-func (d *Detector) ask(ctx context.Context, c candidate) (answer, error) {
+// probe runs the command, and fingerprints what it asks about meanwhile. An error is a failure that says nothing about the
+// binary, a time-out for one.
+func (d *Detector) probe(ctx context.Context, q *question) (answer, error) {
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		_, _ = q.digest()
+	}()
+	a, err := d.run(ctx, q.candidate)
+	<-done
+	return a, err
+}
+
+func (d *Detector) run(ctx context.Context, c candidate) (answer, error) {
 	ctx, cancel := context.WithTimeoutCause(ctx, d.opt.Timeout, errProbeTimeout)
 	defer cancel()
 	var stdout, stderr bytes.Buffer
 	exit, err := proc.Run(ctx, proc.Spec{
-		Argv: append([]string{c.target}, c.probe.Args...), Dir: "/",
+		Argv: append([]string{c.command}, c.probe.Args...), Dir: "/",
 		Env:    []string{"PATH=" + d.opt.Path, "HOME=" + d.opt.Home, "LANG=C", "LC_ALL=C", "GOTOOLCHAIN=local"},
 		Stdout: &bounded{&stdout}, Stderr: &bounded{&stderr}, Grace: 100 * time.Millisecond,
 	})
 	switch {
+	case errors.Is(err, os.ErrNotExist) && !isExecutable(c.command):
+		return answer{}, fmt.Errorf("%s vanished", c.command)
 	case errors.Is(err, os.ErrPermission) || errors.Is(err, os.ErrNotExist):
 		return answer{Reason: err.Error()}, nil
 	case err != nil:

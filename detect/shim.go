@@ -46,7 +46,7 @@ func (d *Detector) resolve(spec *runtime.Spec, path string) (string, bool) {
 func (d *Detector) managerOf(spec *runtime.Spec, path string) (manager, bool) {
 	dir := filepath.Dir(path)
 	if link, err := os.Readlink(path); err == nil && strings.HasPrefix(filepath.Base(link), "mise") {
-		return d.toolVersions("mise", d.dataDir("MISE_DATA_DIR", ".local/share/mise"), spec.Name), true
+		return d.toolVersions("mise", d.dataDir("MISE_DATA_DIR", ".local/share/mise"), spec.Bare()), true
 	}
 	if filepath.Base(dir) != "shims" {
 		return manager{}, false
@@ -54,16 +54,16 @@ func (d *Detector) managerOf(spec *runtime.Spec, path string) (manager, bool) {
 	root := filepath.Dir(dir)
 	switch script := shimText(path); {
 	case strings.Contains(script, "asdf"):
-		return d.toolVersions("asdf", root, spec.Name), true
+		return d.toolVersions("asdf", root, spec.Bare()), true
 	case strings.Contains(script, "mise"):
-		return d.toolVersions("mise", root, spec.Name), true
+		return d.toolVersions("mise", root, spec.Bare()), true
 	}
-	language := map[string]string{"python": "pyenv", "ruby": "rbenv", "node": "nodenv", "perl": "plenv", "go": "goenv"}[spec.Name]
+	language := map[string]string{"python": "pyenv", "ruby": "rbenv", "node": "nodenv", "perl": "plenv", "go": "goenv"}[spec.Bare()]
 	if language == "" {
 		return manager{}, false
 	}
 	return manager{name: language, root: root, installs: "versions",
-		file: "." + spec.Name + "-version", variable: strings.ToUpper(language) + "_VERSION"}, true
+		file: "." + spec.Bare() + "-version", variable: strings.ToUpper(language) + "_VERSION"}, true
 }
 
 func (d *Detector) toolVersions(name, root, runtimeName string) manager {

@@ -31,7 +31,7 @@ func (x *execution) childEnv() ([]string, error) {
 	if x.env != nil {
 		vars.EnvDir = x.env.Dir
 	}
-	runtimes := x.job.spec.EnvVars
+	runtimes := x.spec().EnvVars
 	if x.job.pack == nil { // a bare script has no pack, and what lies beside it is not a pack's
 		runtimes = slices.DeleteFunc(slices.Clone(runtimes), func(v runtime.EnvVar) bool { return strings.Contains(v.Value, "{pack_dir}") })
 	}

@@ -68,6 +68,9 @@ func packFailure(err error) error {
 }
 
 func noRuntime(err error) error {
+	if errors.As(err, new(*failure)) {
+		return err
+	}
 	var constraint *runtime.ConstraintError
 	if errors.As(err, &constraint) {
 		return &failure{kind: kindRequest, err: err}
@@ -98,6 +101,15 @@ func environmentFailure(err error) error {
 		f.hint = "name a cache directory that can be written with --cache or ATTUNE_CACHE"
 	}
 	return f
+}
+
+// vanished says so when what failed is explained by an interpreter that was found and is not there any more.
+func vanished(interpreter runtime.Interpreter, err error) error {
+	if interpreter.Path == "" || isThere(interpreter.Path) {
+		return err
+	}
+	return &failure{kind: kindRuntime, exit: ExitNoRuntime, hint: "run it again: interpreters are looked for anew each time",
+		err: fmt.Errorf("the %s at %s vanished after it was found: %w", interpreter.Runtime, interpreter.Path, err)}
 }
 
 func spawnFailure(err error) error {

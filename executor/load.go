@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"path/filepath"
 	"slices"
-	"strings"
 	"time"
 
 	"github.com/google/uuid"
@@ -123,35 +122,27 @@ func (x *execution) hashPack(p *pack.Pack) {
 	}()
 }
 
-// lookup finds a runtime by the name an action uses: the pack's own first.
+// lookup finds a runtime by the name that an action of p uses, or with p nil a bare script.
 func (s *Service) lookup(p *pack.Pack, name string) (*runtime.Spec, error) {
-	catalog := s.catalog
-	if p != nil {
-		own, err := p.RuntimeSpecs()
-		if err != nil {
-			return nil, err
-		}
-		for _, spec := range own {
-			if spec.Is(name) {
-				return spec, nil
-			}
-		}
+	catalog, err := s.catalog()
+	if err != nil {
+		return nil, err
 	}
-	spec, ok := catalog.Lookup(name)
-	if !ok {
-		return nil, unknownRuntime(catalog, name)
+	spec, err := s.finder.Runtime(catalog, p, name)
+	if err != nil {
+		return nil, err
 	}
 	if !s.allowed(spec) {
-		return nil, fmt.Errorf("runtime %s is switched off by ATTUNE_WORKER_RUNTIMES=%s", spec.Name, s.cfg.Runtimes)
+		return nil, &switchedOffError{Runtime: spec.Name, List: s.cfg.Runtimes}
 	}
 	return spec, nil
 }
 
-func unknownRuntime(catalog runtime.Catalog, name string) error {
-	if near := catalog.Nearest(name); near != "" {
-		return fmt.Errorf("there is no runtime %q; did you mean %q?", name, near)
-	}
-	return fmt.Errorf("there is no runtime %q; known are %s", name, strings.Join(catalog.Names(), ", "))
+// switchedOffError is a runtime that the operator's list leaves out.
+type switchedOffError struct{ Runtime, List string }
+
+func (e *switchedOffError) Error() string {
+	return fmt.Sprintf("runtime %s is switched off by ATTUNE_WORKER_RUNTIMES=%s", e.Runtime, e.List)
 }
 
 // settings are a profile's choices after the flags that change one at a time.

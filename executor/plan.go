@@ -29,23 +29,25 @@ func (s *Service) find(ctx context.Context, j *job) (runtime.Interpreter, error)
 	if j.interpreter != "" {
 		return s.detector.Verify(ctx, j.spec, j.interpreter)
 	}
+	var known []runtime.Interpreter
 	var versions []string
 	for _, i := range s.cfg.Mode.detected {
-		if i.Runtime == j.spec.Name {
-			versions = append(versions, i.Version)
+		// One that vanished since is looked for anew.
+		if i.Runtime == j.spec.Name && (i.Path == "" || isThere(i.Path)) {
+			known, versions = append(known, i), append(versions, i.Version)
 		}
 	}
 	if best, err := j.spec.Rank(versions, j.constraint); err == nil && len(versions) > 0 {
-		at := slices.IndexFunc(s.cfg.Mode.detected, func(i runtime.Interpreter) bool {
-			return i.Runtime == j.spec.Name && i.Version == best
-		})
-		return s.cfg.Mode.detected[at], nil
+		return known[slices.Index(versions, best)], nil
 	}
 	if j.preferPath && j.constraint == "" {
 		return s.detector.First(ctx, j.spec)
 	}
 	return s.detector.Find(ctx, j.spec, j.constraint)
 }
+
+// spec is the job's runtime as it is for the version of the interpreter that was found.
+func (x *execution) spec() *runtime.Spec { return x.job.spec.For(x.interpreter.Version) }
 
 // plan is what a recipe makes of a job on this machine.
 type plan struct {
@@ -92,13 +94,13 @@ func (s *Service) acquire(ctx context.Context, p plan, local Local, progress fun
 
 // inlineFile gives inline code a file where its runtime cannot take it as an argument.
 func (x *execution) inlineFile() error {
-	if x.job.inline == "" || x.job.spec.Inline.Strategy == "direct" {
+	if x.job.inline == "" || x.spec().Inline.Strategy == "direct" {
 		return nil
 	}
 	if err := x.makePrivateDir(); err != nil {
 		return err
 	}
-	path := x.privatePath("inline" + x.job.spec.Inline.Extension)
+	path := x.privatePath("inline" + x.spec().Inline.Extension)
 	if err := os.WriteFile(path, []byte(x.job.inline), 0o600); err != nil {
 		return &failure{kind: kindSpawn, err: err}
 	}

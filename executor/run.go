@@ -32,7 +32,7 @@ func (x *execution) run(ctx context.Context) error {
 		}
 	}
 	if err != nil {
-		return spawnFailure(err)
+		return vanished(x.interpreter, spawnFailure(err))
 	}
 	x.res.LeftoverProcesses = x.exit.Leftovers
 	x.res.Usage = UsageInfo{
@@ -103,8 +103,8 @@ func (x *execution) argv() ([]string, error) {
 		head = append(head, argv[1:len(argv)-1]...)
 	}
 	switch {
-	case x.job.inline != "" && x.job.spec.Inline.Strategy == "direct":
-		head = append(append(head, x.job.spec.Inline.Args...), x.job.inline)
+	case x.job.inline != "" && x.spec().Inline.Strategy == "direct":
+		head = append(append(head, x.spec().Inline.Args...), x.job.inline)
 	case len(argv) > 1:
 		head = append(head, script)
 	}

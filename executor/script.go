@@ -125,12 +125,14 @@ func (x *execution) scriptRuntime(path string) error {
 	if ok && !bang.isAttune() {
 		return x.useShebang(bang)
 	}
-	if spec, found := x.svc.catalog.ByExtension(strings.ToLower(filepath.Ext(path))); found {
-		if !x.svc.allowed(spec) {
-			_, err := x.svc.lookup(nil, spec.Name)
+	catalog, err := x.svc.catalog()
+	if err != nil {
+		return noRuntime(err)
+	}
+	if spec, found := catalog.ByExtension(filepath.Ext(path)); found {
+		if x.job.spec, err = x.svc.lookup(nil, spec.Name); err != nil {
 			return noRuntime(err)
 		}
-		x.job.spec = spec
 		return nil
 	}
 	if second, isBang := parseShebang(lines[1]); ok && isBang && !second.isAttune() {
@@ -147,7 +149,11 @@ func (x *execution) scriptRuntime(path string) error {
 // useShebang takes the runtime a first line names. An interpreter that is no runtime of
 // attune's (awk, make) is left to the kernel.
 func (x *execution) useShebang(b shebang) error {
-	name, version := b.runtime(x.svc.catalog)
+	catalog, err := x.svc.catalog()
+	if err != nil {
+		return noRuntime(err)
+	}
+	name, version := b.runtime(catalog)
 	if name == "" {
 		return x.useNative()
 	}

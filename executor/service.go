@@ -7,6 +7,7 @@ import (
 	"context"
 	"fmt"
 	"io"
+	"io/fs"
 	"log/slog"
 	"os"
 	"path/filepath"
@@ -49,6 +50,9 @@ type Config struct {
 	ResultMax      int64          // bytes of structured output; zero means 16 MiB
 	CaptureMax     int            // bytes of each captured stream; zero means 1 MiB
 	Worker         string
+	// RuntimeFiles say what runtimes this host has, the last wins; those that are not there say nothing. Nil means
+	// detect.HostFiles of the working directory the service is made in.
+	RuntimeFiles []string
 	// Concurrency bounds parallel builds in worker mode; zero means the number of CPUs.
 	Concurrency int
 	Log         *slog.Logger // nil discards
@@ -78,7 +82,7 @@ func (m StartupMode) String() string {
 // Service runs executions. It is safe for concurrent use after Start.
 type Service struct {
 	cfg      Config
-	catalog  runtime.Catalog
+	catalog  func() (runtime.Catalog, error) // the built-in runtimes and the host's; read once, when they are first needed
 	finder   pack.Finder
 	detector *detect.Detector
 	prepared []Prepared
@@ -109,39 +113,52 @@ func New(cfg Config) (*Service, error) {
 	if cfg.Log == nil {
 		cfg.Log = slog.New(slog.NewTextHandler(io.Discard, nil))
 	}
-	catalog, err := runtime.Builtin()
-	if err != nil {
-		return nil, err
-	}
 	dir, err := os.Getwd()
 	if err != nil {
 		return nil, fmt.Errorf("working directory: %w", err)
 	}
+	if cfg.RuntimeFiles == nil {
+		cfg.RuntimeFiles = detect.HostFiles(dir)
+	}
 	env := environment(cfg.Environ)
+	options := detect.Options{Path: env["PATH"], Home: env["HOME"], Dir: dir, Env: env, CacheFile: envcache.DetectFile(cfg.CacheDir), CacheMode: cfg.cacheMode()}
+	for _, layer := range cfg.Layers {
+		options.Memories = append(options.Memories, envcache.DetectFile(layer))
+	}
 	return &Service{
-		cfg:     cfg,
-		catalog: catalog,
-		finder:  pack.Finder{Dirs: cfg.Packs},
-		detector: detect.New(detect.Options{
-			Path: env["PATH"], Home: env["HOME"], Dir: dir, Env: env,
-			CacheFile: envcache.DetectFile(cfg.CacheDir),
-		}),
+		cfg:      cfg,
+		catalog:  sync.OnceValues(func() (runtime.Catalog, error) { return catalog(cfg.RuntimeFiles) }),
+		finder:   pack.Finder{Dirs: cfg.Packs},
+		detector: detect.New(options),
 	}, nil
 }
 
+// cacheMode is the mode of the store's directories: most executions make the first of them without opening the store.
+func (c *Config) cacheMode() fs.FileMode {
+	switch {
+	case c.Shared:
+		return fs.ModeSetgid | 0o775
+	case c.Readable:
+		return 0o755
+	}
+	return 0o700
+}
+
 // Start prepares what the mode asks for. In worker mode everything that could not be
-// prepared is in Prepared afterwards and is tried again on first use; only a
-// canceled context is an error.
+// prepared is in Prepared afterwards and is tried again on first use; errors are a
+// canceled context and a host's runtime file that cannot be used.
 func (s *Service) Start(ctx context.Context) error {
 	proc.SweepPrivateDirs(s.cfg.TempDir)
 	if !s.cfg.Mode.worker {
 		return nil
 	}
-	return s.prepareAll(ctx)
+	var err error
+	s.prepared, err = s.Prepare(ctx, PrepareOptions{})
+	s.logPrepared()
+	return err
 }
 
-// Prepared is the table of what worker mode prepared at Start, one row per
-// action, ordered by action.
+// Prepared is the table of what worker mode prepared at Start, as Prepare gives it.
 func (s *Service) Prepared() []Prepared { return s.prepared }
 
 // Store opens the environment store, once.

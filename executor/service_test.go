@@ -58,23 +58,29 @@ var shellPack = map[string]string{
 
 func TestWorkerModePreparesEverythingAndGoesOn(t *testing.T) {
 	s := service(t, Config{Mode: Worker(), Packs: []string{packs(t, shellPack)}})
-	states := map[string]string{}
+	rows := map[string]Prepared{}
 	for _, row := range s.Prepared() {
-		states[row.Action] = row.State
-		if row.State == "failed" {
-			assert.Error(t, row.Err, row.Action)
-		}
+		rows[strings.Join(row.Actions, " ")] = row
+		assert.Equal(t, row.State == PreparedFailed, row.Err != nil, row.Actions)
 	}
-	assert.Equal(t, "none", states["p.ok"])
-	assert.Equal(t, "built", states["p.go"])
-	assert.Equal(t, "failed", states["p.bad"])
-	assert.Equal(t, "skipped", states["p.off"])
-	assert.Equal(t, "failed", states["p"], "an action that cannot be read")
+	assert.Equal(t, "none", rows["p.ok p.slow"].State)
+	assert.Equal(t, "built", rows["p.go"].State)
+	assert.Equal(t, "failed", rows["p.bad"].State)
+	assert.Contains(t, rows["p.bad"].Reason, "undefined: no")
+	assert.Equal(t, "skipped", rows["p.off"].State)
+	assert.Contains(t, rows["p.off"].Reason, "off.yaml")
+	assert.Equal(t, "failed", rows[""].State, "an action that cannot be read")
+	assert.Contains(t, rows[""].Reason, "ruby.yaml:1:")
 
 	result := s.Execute(context.Background(), Request{Action: "p.go"}, Observer{})
 	assert.Equal(t, Succeeded, result.Status)
 	assert.Equal(t, "hit", result.Environment.State)
 	assert.Equal(t, "compiled\n", result.Stderr)
+
+	again, err := New(s.cfg)
+	require.NoError(t, err)
+	require.NoError(t, again.Start(context.Background()))
+	assert.Equal(t, "hit", rowOf(t, again.Prepared(), "p.go").State)
 
 	result = s.Execute(context.Background(), Request{Action: "p.bad"}, Observer{})
 	assert.Equal(t, Errored, result.Status)

@@ -4,11 +4,18 @@ import (
 	"cmp"
 	"encoding/json"
 	"maps"
+	"os"
 	"slices"
 )
 
 // first is the first that is not empty.
 func first(values ...string) string { return cmp.Or(values...) }
+
+// isThere tells whether a path leads to a file.
+func isThere(path string) bool {
+	info, err := os.Stat(path)
+	return err == nil && !info.IsDir()
+}
 
 func sortedKeys[V any](m map[string]V) []string { return slices.Sorted(maps.Keys(m)) }
 

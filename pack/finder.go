@@ -133,8 +133,16 @@ func (f Finder) Action(name string) (*Action, error) {
 
 // List loads every pack that is found. What cannot be loaded is among the problems.
 func (f Finder) List() (packs []*Pack, problems []error) {
+	return f.list(func(string) bool { return true })
+}
+
+// list loads the packs whose directories are wanted.
+func (f Finder) list(wanted func(dir string) bool) (packs []*Pack, problems []error) {
 	seen := map[string]string{} // ref@version or ref → directory of packs that won
-	for _, dir := range f.Dirs {
+	for i, dir := range f.Dirs {
+		if slices.Contains(f.Dirs[:i], dir) {
+			continue
+		}
 		entries, err := os.ReadDir(dir)
 		if err != nil {
 			if !errors.Is(err, fs.ErrNotExist) {
@@ -149,6 +157,9 @@ func (f Finder) List() (packs []*Pack, problems []error) {
 				continue
 			}
 			seen[ref] = dir
+			if !wanted(path) {
+				continue
+			}
 			p, err := Load(path)
 			if err != nil {
 				problems = append(problems, err)

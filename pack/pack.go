@@ -177,10 +177,11 @@ func (p *Pack) Config(operator map[string]any) (map[string]any, error) {
 	return p.confSchema.Bind(config)
 }
 
-// RuntimeSpecs are the runtimes the pack brings. Each is known as "<pack>.<name>"; inside the pack its bare name is
-// an alias.
+// RuntimeSpecs are the runtimes the pack brings, in the order of their files, as the files say: nothing is inherited yet. Each is known
+// as "<pack>.<name>"; its bare name is an alias. Problems of all files are reported.
 func (p *Pack) RuntimeSpecs() ([]*runtime.Spec, error) {
-	entries, err := os.ReadDir(filepath.Join(p.Dir, "runtimes"))
+	dir := filepath.Join(p.Dir, "runtimes")
+	entries, err := os.ReadDir(dir)
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil, nil
 	}
@@ -188,47 +189,80 @@ func (p *Pack) RuntimeSpecs() ([]*runtime.Spec, error) {
 		return nil, err
 	}
 	var specs []*runtime.Spec
+	var problems []error
+	files := map[string]string{} // by name
 	for _, e := range entries {
 		if _, ok := cutYAML(e.Name()); !ok {
 			continue
 		}
-		file := filepath.Join(p.Dir, "runtimes", e.Name())
-		data, err := os.ReadFile(file)
-		if err != nil {
-			return nil, err
+		spec, err := p.runtimeSpec(filepath.Join(dir, e.Name()))
+		if err == nil && files[spec.Name] != "" {
+			err = Problem{File: spec.Origin, Message: fmt.Sprintf("runtime %s is in %s as well", spec.Bare(), files[spec.Name])}
 		}
-		spec, err := runtime.Parse(file, data)
 		if err != nil {
-			return nil, err
+			problems = append(problems, err)
+			continue
 		}
-		spec.Aliases = append(spec.Aliases, spec.Name)
-		spec.Name = p.Ref + "." + spec.Name
+		files[spec.Name] = spec.Origin
 		specs = append(specs, spec)
 	}
-	return specs, nil
+	return specs, errors.Join(problems...)
 }
 
-// Validate finds everything wrong with a pack: unknown keys, actions that cannot be loaded, runtimes nobody
-// knows, configuration that does not fit its schema.
-func Validate(p *Pack) []Problem {
+func (p *Pack) runtimeSpec(file string) (*runtime.Spec, error) {
+	f, err := os.Open(file)
+	if err != nil {
+		return nil, err
+	}
+	defer func() { _ = f.Close() }()
+	data, err := yamldoc.Read(f)
+	if err != nil {
+		return nil, fmt.Errorf("%s: %w", file, err)
+	}
+	spec, err := runtime.Parse(file, data)
+	if err != nil {
+		return nil, err
+	}
+	if strings.Contains(spec.Name, ".") {
+		return nil, Problem{File: file, Message: fmt.Sprintf("name %q holds a dot; the pack's ref is put in front by itself", spec.Name)}
+	}
+	spec.Beside(p.Dir)
+	spec.Aliases = append(spec.Aliases, spec.Name)
+	spec.Name = p.Ref + "." + spec.Name
+	return spec, nil
+}
+
+// Catalog is base as the pack's actions see it; with an error, without the files that have a problem.
+func (p *Pack) Catalog(base runtime.Catalog) (runtime.Catalog, error) {
+	brought, err := p.RuntimeSpecs()
+	return base.Within(p.Ref, brought...), err
+}
+
+// Validate finds everything wrong with a pack: unknown keys, actions that cannot be loaded, runtimes that nobody knows or that could run
+// nothing, configuration that does not fit its schema. f finds the packs whose runtimes an action may use, base holds the others.
+func Validate(p *Pack, f Finder, base runtime.Catalog) []Problem {
 	problems := slices.Clone(p.Warnings)
 	actions, broken := p.Actions()
 	for _, err := range broken {
 		problems = append(problems, asProblems(p.Dir, err)...)
 	}
-	own, err := p.RuntimeSpecs()
+	own, err := p.Catalog(base)
 	if err != nil {
 		problems = append(problems, asProblems(p.Dir, err)...)
 	}
-	builtin, err := runtime.Builtin()
-	if err != nil {
-		problems = append(problems, asProblems(p.Dir, err)...)
+	for _, spec := range own.Brought() {
+		if err := spec.Check(); err != nil {
+			problems = append(problems, asProblems(spec.Origin, err)...)
+		}
 	}
-	catalog := builtin.Overlay(own...)
 	for _, action := range actions {
 		problems = append(problems, action.Warnings...)
-		if _, ok := catalog.Lookup(action.Runtime); !ok {
-			problems = append(problems, Problem{File: action.File, Message: unknownRuntime(action.Runtime, catalog)})
+		if err != nil {
+			continue // which runtimes there are is not known
+		}
+		var unknown *UnknownRuntimeError
+		if _, err := f.Runtime(base, p, action.Runtime); errors.As(err, &unknown) {
+			problems = append(problems, Problem{File: action.File, Message: "runner_type: " + err.Error()})
 		}
 	}
 	if _, err := p.Config(nil); err != nil {
@@ -238,14 +272,6 @@ func Validate(p *Pack) []Problem {
 		}
 	}
 	return problems
-}
-
-func unknownRuntime(name string, catalog runtime.Catalog) string {
-	message := fmt.Sprintf("runner_type %q is no runtime", name)
-	if near := catalog.Nearest(name); near != "" {
-		message += fmt.Sprintf("; did you mean %q?", near)
-	}
-	return message
 }
 
 // asProblems takes joined errors apart.

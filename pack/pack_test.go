@@ -4,10 +4,14 @@ import (
 	"encoding/json"
 	"os"
 	"path/filepath"
+	"regexp"
+	"strings"
 	"testing"
 
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
+
+	"github.com/attune-run/attune/runtime"
 )
 
 // write makes a packs directory of the given files.
@@ -68,7 +72,7 @@ func TestAnUnknownKeyIsAWarningWithTheNearest(t *testing.T) {
 	require.NoError(t, err)
 	require.Len(t, a.Warnings, 1)
 	assert.Contains(t, a.Warnings[0].String(), "output_format")
-	assert.NotEmpty(t, Validate(a.Pack))
+	assert.NotEmpty(t, Validate(a.Pack, Finder{}, catalog(t)))
 }
 
 func TestEntryPointsStayInside(t *testing.T) {
@@ -225,6 +229,82 @@ func TestScaffoldsAreValid(t *testing.T) {
 		require.NoError(t, Scaffold(dir, "new", runtime))
 		p, err := Load(dir)
 		require.NoError(t, err)
-		assert.Empty(t, Validate(p), runtime)
+		assert.Empty(t, Validate(p, Finder{}, catalog(t)), runtime)
 	}
+}
+
+func catalog(t *testing.T) runtime.Catalog {
+	t.Helper()
+	c, err := runtime.Builtin()
+	require.NoError(t, err)
+	return c
+}
+
+func TestRuntimesOfPacks(t *testing.T) {
+	dir := write(t, map[string]string{
+		"p/pack.yaml":             "ref: p\nversion: 1.0.0\n",
+		"p/runtimes/lang.yaml":    "name: Lang\naliases: [l]\nexecution_config: {interpreter: {binary: ./bin/lang}}\n",
+		"p/runtimes/py.yml":       "name: python\nexecution_config: {interpreter: {args: [-O]}}\n",
+		"p/runtimes/README":       "no spec",
+		"v@1.0.0/pack.yaml":       "ref: v\nversion: 1.0.0\n",
+		"v@1.0.0/runtimes/x.yaml": "name: x\nexecution_config: {interpreter: {binary: one}}\n",
+		"v@2.0.0/pack.yaml":       "ref: v\nversion: 2.0.0\n",
+		"v@2.0.0/runtimes/x.yaml": "name: x\nexecution_config: {interpreter: {binary: two}}\n",
+		"none/pack.yaml":          "ref: none\nversion: 1.0.0\n",
+		"bad/pack.yaml":           "ref: bad\nversion: 1.0.0\n",
+		"bad/runtimes/a.yaml":     "name: a\nx: 1\n",
+		"bad/runtimes/b.yaml":     "name: b\nexecution_config: {interpreter: {binary: b}}\n",
+		"bad/runtimes/b2.yaml":    "name: b\nexecution_config: {interpreter: {binary: b}}\n",
+	})
+	finder := Finder{Dirs: []string{dir, dir}}
+	specs, problems := finder.Runtimes(catalog(t))
+	found := map[string]*runtime.Spec{}
+	for _, spec := range specs {
+		found[spec.Name] = spec
+	}
+	require.Len(t, found, 3)
+	assert.Equal(t, filepath.Join(dir, "p/bin/lang"), found["p.lang"].Interpreter.Binary)
+	assert.Equal(t, []string{"-O"}, found["p.python"].Interpreter.Args)
+	assert.Equal(t, "python3", found["p.python"].Interpreter.Binary)
+	assert.Equal(t, "two", found["v.x"].Interpreter.Binary, "the highest version's")
+	require.Len(t, problems, 1)
+	assert.ErrorContains(t, problems[0], filepath.Join(dir, "bad/runtimes/a.yaml")+":2:1")
+	assert.ErrorContains(t, problems[0], "b2.yaml: runtime b is in "+filepath.Join(dir, "bad/runtimes/b.yaml")+" as well")
+
+	p, err := finder.Pack("p", "")
+	require.NoError(t, err)
+	for name, want := range map[string]string{"lang": "p.lang", "L": "p.lang", "p.lang": "p.lang", "P.L": "p.lang", "python3": "p.python", "v.x": "v.x", "node.js": "node"} {
+		spec, err := finder.Runtime(catalog(t), p, name)
+		require.NoError(t, err, name)
+		assert.Equal(t, want, spec.Name, name)
+	}
+	var unknown *UnknownRuntimeError
+	for _, name := range []string{"x", "v.lang", "p.rust", "nobody.x", "v.python"} {
+		_, err := finder.Runtime(catalog(t), p, name)
+		require.ErrorAs(t, err, &unknown, name)
+	}
+	_, err = finder.Runtime(catalog(t), nil, "lang")
+	require.ErrorAs(t, err, &unknown)
+	_, err = finder.Runtime(catalog(t), nil, "bad.b")
+	assert.ErrorContains(t, err, "a.yaml:2:1")
+	packs, _ := finder.List()
+	assert.Len(t, packs, 5, "a directory that is named twice is read once")
+}
+
+// What the documentation shows can be used as it stands.
+func TestDocumentedRuntimes(t *testing.T) {
+	text, err := os.ReadFile("../docs/packs.md")
+	require.NoError(t, err)
+	_, section, found := strings.Cut(string(text), "\n## Runtimes\n")
+	require.True(t, found)
+	blocks := regexp.MustCompile("(?s)```yaml\n(.*?)```").FindAllStringSubmatch(section, -1)
+	require.Len(t, blocks, 2)
+	p, err := Load(filepath.Join(write(t, map[string]string{"mine/pack.yaml": "ref: mine\nversion: 1.0.0\n", "mine/runtimes/lua.yaml": blocks[0][1]}), "mine"))
+	require.NoError(t, err)
+	assert.Empty(t, Validate(p, Finder{}, catalog(t)))
+	hint, err := runtime.Parse("host.yaml", []byte(blocks[1][1]))
+	require.NoError(t, err)
+	spec, ok := catalog(t).Overlay(hint).Lookup("python3")
+	require.True(t, ok)
+	assert.Equal(t, "/opt/py/bin/python3", spec.Interpreter.Binary)
 }

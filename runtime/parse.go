@@ -17,29 +17,40 @@ func Parse(file string, data []byte) (*Spec, error) {
 	if err != nil {
 		return nil, err
 	}
-	p := parser{doc}
-	root := doc.Root()
-	spec := &Spec{Name: strings.ToLower(root.Text("name")), Aliases: root.List("aliases"), Origin: file}
-	if spec.Name == "" {
+	return parser{doc}.spec()
+}
+
+// ParseAll reads a file of any number of specs, as YAML documents. Errors are as Parse's.
+func ParseAll(file string, data []byte) ([]*Spec, error) {
+	docs, err := yamldoc.ParseAll(file, data)
+	if err != nil {
+		return nil, err
+	}
+	var specs []*Spec
+	var problems []error
+	for _, doc := range docs {
+		spec, err := parser{doc}.spec()
+		specs, problems = append(specs, spec), append(problems, err)
+	}
+	return specs, errors.Join(problems...)
+}
+
+func (p parser) spec() (*Spec, error) {
+	root := p.doc.Root()
+	spec := &Spec{Name: strings.ToLower(root.Text("name")), Aliases: root.List("aliases"), Origin: p.doc.File}
+	switch {
+	case spec.Name == "":
 		root.Fail("name", "name is missing")
+	case strings.Trim(spec.Name, "abcdefghijklmnopqrstuvwxyz0123456789._+-") != "" || strings.HasPrefix(spec.Name, "."):
+		root.Fail("name", "name %q may hold letters, digits, _, + and -, and a pack's ref with a dot in front", spec.Name)
 	}
 	_, _ = root.Text("label"), root.Text("description")
-	part := p.overlay(root)
-	if part.verification != nil {
-		spec.Verification = *part.verification
-	}
-	if part.launch != nil {
-		spec.Interpreter = *part.launch
-	}
-	if part.inline != nil {
-		spec.Inline = *part.inline
-	}
-	spec.Environment, spec.Dependencies, spec.EnvVars = part.environment, part.dependencies, part.envVars
+	spec.lay(p.overlay(root))
 	for _, m := range root.Maps("versions") {
 		spec.Versions = append(spec.Versions, p.version(m))
 	}
 	root.Close()
-	if err := errors.Join(doc.Err(), joinProblems(doc.Unknown)); err != nil {
+	if err := errors.Join(p.doc.Err(), joinProblems(p.doc.Unknown)); err != nil {
 		return nil, err
 	}
 	return spec, nil
@@ -56,49 +67,38 @@ func joinProblems(problems []yamldoc.Problem) error {
 // parser reads the parts of one document.
 type parser struct{ doc *yamldoc.Doc }
 
-// part is what a spec and each of its versions have in common.
-type part struct {
-	verification *Verification
-	launch       *Launch
-	environment  *Environment
-	dependencies *Dependencies
-	envVars      []EnvVar
-	inline       *Inline
-}
-
-func (p parser) overlay(m *yamldoc.Map) part {
-	var all part
+// overlay is what a spec and each of its versions have in common.
+func (p parser) overlay(m *yamldoc.Map) Version {
+	var all Version
 	distributions := m.Map("distributions")
 	if distributions.Node != nil {
-		all.verification = p.verification(distributions)
+		all.Verification = p.verification(distributions)
 	}
 	distributions.Close()
 	execution := m.Map("execution_config")
 	if execution.Has("interpreter") {
-		all.launch = p.launch(execution.Map("interpreter"))
+		all.Interpreter = p.launch(execution.Map("interpreter"))
 	}
 	if execution.Has("environment") {
-		all.environment = p.environment(execution.Map("environment"))
+		all.Environment = p.environment(execution.Map("environment"))
 	}
 	if execution.Has("dependencies") {
-		all.dependencies = p.dependencies(execution.Map("dependencies"))
+		all.Dependencies = p.dependencies(execution.Map("dependencies"))
 	}
 	if execution.Has("inline_execution") {
-		all.inline = p.inline(execution.Map("inline_execution"))
+		all.Inline = p.inline(execution.Map("inline_execution"))
 	}
-	all.envVars = p.envVars(execution.Map("env_vars"))
+	all.EnvVars = p.envVars(execution.Map("env_vars"))
 	execution.Close()
 	return all
 }
 
 func (p parser) version(m *yamldoc.Map) Version {
-	v := Version{Version: m.Text("version"), Default: m.Bool("is_default", false)}
+	v := p.overlay(m)
+	v.Version, v.Default = m.Text("version"), m.Bool("is_default", false)
 	if _, err := ParseConstraint(v.Version); err != nil || v.Version == "" {
 		m.Fail("version", "version %q is no version", v.Version)
 	}
-	part := p.overlay(m)
-	v.Verification, v.Interpreter, v.Environment = part.verification, part.launch, part.environment
-	v.Dependencies, v.EnvVars, v.Inline = part.dependencies, part.envVars, part.inline
 	m.Close()
 	return v
 }
@@ -114,6 +114,7 @@ func (p parser) verification(distributions *yamldoc.Map) *Verification {
 		if probe.Binary == "" {
 			command.Fail("binary", "binary is missing")
 		}
+		p.binary(command, probe.Binary)
 		var err error
 		if probe.Pattern, err = regexp.Compile(command.Text("pattern")); err != nil {
 			command.Fail("pattern", "pattern: %v", err)
@@ -136,6 +137,7 @@ func (p parser) verification(distributions *yamldoc.Map) *Verification {
 
 func (p parser) launch(m *yamldoc.Map) *Launch {
 	l := &Launch{Binary: m.Text("binary"), Args: p.templates(m, "args"), FileExtensions: m.List("file_extension")}
+	p.binary(m, l.Binary)
 	for i, ext := range l.FileExtensions {
 		l.FileExtensions[i] = strings.ToLower(ext)
 		if !strings.HasPrefix(ext, ".") {
@@ -146,10 +148,24 @@ func (p parser) launch(m *yamldoc.Map) *Launch {
 	return l
 }
 
+// binary refuses what would depend on the working directory.
+func (p parser) binary(m *yamldoc.Map, binary string) {
+	beside, isBeside := strings.CutPrefix(binary, "./")
+	switch {
+	case !strings.Contains(binary, "/") || strings.HasPrefix(binary, "/") || strings.HasPrefix(binary, "~/"):
+	case !isBeside || !filepath.IsLocal(beside):
+		m.Fail("binary", "binary %q must be a name, an absolute path, or one that starts with ~/ or ./ and does not leave the directory", binary)
+	}
+}
+
 func (p parser) environment(m *yamldoc.Map) *Environment {
-	e := &Environment{Type: m.Text("env_type"), CreateCommands: m.Lists("create_command"), InterpreterPath: p.template(m, "interpreter_path")}
-	if e.Type == "" {
-		m.Fail("env_type", "env_type is missing")
+	e := &Environment{Type: m.Text("env_type"), CreateCommands: m.Lists("create_command"), InterpreterPath: p.template(m, "interpreter_path"),
+		Place: m.Place("env_type")}
+	switch e.Type {
+	case "":
+		m.Fail("env_type", "env_type is missing; none means that there are no environments")
+	case "none":
+		e.Type = ""
 	}
 	p.commands(m, "create_command", e.CreateCommands)
 	m.Close()

@@ -13,6 +13,8 @@ type Spec struct {
 	Name    string   // canonical, lower case: "python"; a pack's own: "<pack>.<name>"
 	Aliases []string // other names, matched without case
 	Origin  string   // "built-in", or the file the spec was read from
+	// Overrides are the origins of the specs this one lies over, and inherits from, the nearest first.
+	Overrides []string
 
 	Verification Verification
 	Interpreter  Launch
@@ -34,6 +36,9 @@ type Verification struct {
 // Probe is one way to verify an interpreter: run Binary with Args, expect
 // ExitCode, and match Pattern against stdout followed by stderr. The pattern's
 // group "version" (else group 1) is the version, its group "abi" the ABI tag.
+//
+// Binary is a name that is looked up in PATH, or a path: absolute, below "~/", or "./" for one beside the spec. A path other
+// than the interpreter's own is a command that answers for it.
 type Probe struct {
 	Binary   string
 	Args     []string
@@ -43,6 +48,9 @@ type Probe struct {
 }
 
 // Launch is how an interpreter runs a file.
+//
+// Binary as a path (as Probe's) is the one interpreter there is. As a name that no probe has it is looked up in PATH. A runtime without
+// probes takes it as it is, without a version.
 type Launch struct {
 	Binary         string
 	Args           []string // templates, placed between interpreter and file
@@ -51,9 +59,10 @@ type Launch struct {
 
 // Environment says how dependencies are isolated.
 type Environment struct {
-	Type            string     // names a recipe: virtualenv, node_modules, gomod, …, commands
+	Type            string     // names a recipe: virtualenv, node_modules, gomod, …, commands; empty ("none" in a file): no environments
 	CreateCommands  [][]string // argv templates, for type "commands"
 	InterpreterPath string     // template; empty means the base interpreter
+	Place           string     // "line:column" of the type in the spec's file
 }
 
 // Dependencies names what decides an environment's content.
@@ -90,8 +99,8 @@ type Inline struct {
 	InjectShellHelpers bool
 }
 
-// Version is a version-specific overlay of its Spec. Nil and empty fields
-// inherit.
+// Version is a version-specific overlay of its Spec, which inherits what it leaves out as Spec.Over has it. One
+// with a Verification or an Interpreter path of its own says where its interpreters are: none found elsewhere counts.
 type Version struct {
 	Version      string // a constraint: "3.12" means 3.12.x
 	Default      bool

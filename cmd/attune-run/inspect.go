@@ -2,6 +2,7 @@ package main
 
 import (
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"os"
@@ -58,10 +59,11 @@ func (c *detectCmd) Run(a *app) error {
 	if err != nil {
 		return err
 	}
-	found, err := service.Detect(a.ctx)
+	found, problems, err := service.Detect(a.ctx)
 	if err != nil {
 		return err
 	}
+	a.warn(problems)
 	c.missing(a, service, cfg, found)
 	rows := make([][]string, 0, len(found))
 	for _, i := range found {
@@ -77,12 +79,20 @@ func (c *detectCmd) Run(a *app) error {
 	return c.show(a.std.out, found, []string{"RUNTIME", "VERSION", "PATH", "FIRST IN"}, rows)
 }
 
+// warn prints what is wrong and ends nothing.
+func (a *app) warn(problems []error) {
+	for _, problem := range problems {
+		_, _ = fmt.Fprintf(a.std.err, "%s: warning: %v\n", a.name, problem)
+	}
+}
+
 // missing says by name what the configuration asks for and this machine, or attune, does not have.
 func (c *detectCmd) missing(a *app, service *executor.Service, cfg config, found []runtime.Interpreter) {
 	if cfg.runtimes == "" {
 		return
 	}
-	wanted, unknown := detect.Restrict(service.Known(), cfg.runtimes)
+	known, _ := service.Known()
+	wanted, unknown := detect.Restrict(known, cfg.runtimes)
 	for _, name := range unknown {
 		_, _ = fmt.Fprintf(a.std.err, "%s: warning: ATTUNE_WORKER_RUNTIMES names %s, which is no runtime%s\n", a.name, name, suggestion(name, service.RuntimeNames()))
 	}
@@ -100,7 +110,10 @@ func suggestion(name string, names []string) string {
 	return ""
 }
 
-type runtimesCmd struct{ format }
+type runtimesCmd struct {
+	Explain bool `help:"Show whose specification won, over which others, and what this machine has of each."`
+	format
+}
 
 // Run shows what attune knows, whether or not this machine has it.
 func (c *runtimesCmd) Run(a *app) error {
@@ -108,23 +121,41 @@ func (c *runtimesCmd) Run(a *app) error {
 	if err != nil {
 		return err
 	}
-	type row struct {
-		Name        string   `json:"name"`
-		Aliases     []string `json:"aliases"`
-		Extensions  []string `json:"extensions"`
-		Environment string   `json:"environment"`
-		Origin      string   `json:"origin"`
+	if c.Explain {
+		return c.explain(a, service)
 	}
-	all, table := []row{}, [][]string{}
-	for _, spec := range service.Runtimes() {
-		r := row{Name: spec.Name, Aliases: spec.Aliases, Extensions: spec.Interpreter.FileExtensions, Origin: spec.Origin}
-		if spec.Environment != nil {
-			r.Environment = spec.Environment.Type
-		}
+	specs, problems := service.Runtimes()
+	if specs == nil && len(problems) > 0 {
+		return errors.Join(problems...)
+	}
+	a.warn(problems)
+	all, table := []executor.RuntimeState{}, [][]string{}
+	for _, spec := range specs {
+		r := executor.State(spec)
 		all = append(all, r)
 		table = append(table, []string{r.Name, strings.Join(r.Aliases, " "), strings.Join(r.Extensions, " "), r.Environment, r.Origin})
 	}
 	return c.show(a.std.out, all, []string{"NAME", "ALIASES", "FILES", "ENVIRONMENT", "ORIGIN"}, table)
+}
+
+// explain shows a line for each interpreter, and one for a runtime that has none here.
+func (c *runtimesCmd) explain(a *app, service *executor.Service) error {
+	states, problems, err := service.ExplainRuntimes(a.ctx)
+	if err != nil {
+		return err
+	}
+	a.warn(problems)
+	table := [][]string{}
+	for _, r := range states {
+		overrides := strings.Join(r.Overrides, ", ")
+		if len(r.Interpreters) == 0 {
+			table = append(table, []string{r.Name, "", "(none found)", r.Environment, r.Origin, overrides})
+		}
+		for _, i := range r.Interpreters {
+			table = append(table, []string{r.Name, i.Version, i.Path, i.Environment, r.Origin, overrides})
+		}
+	}
+	return c.show(a.std.out, states, []string{"NAME", "VERSION", "INTERPRETER", "ENVIRONMENT", "FROM", "OVERRIDES"}, table)
 }
 
 type explainCmd struct {

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 
 	"github.com/attune-run/attune/executor"
@@ -153,7 +154,19 @@ type packValidateCmd struct {
 
 // Run exits with 1 when it found a problem.
 func (c *packValidateCmd) Run(a *app) error {
-	packs, problems, err := c.packs(a)
+	finder, err := a.finder()
+	if err != nil {
+		return err
+	}
+	service, _, err := a.service()
+	if err != nil {
+		return err
+	}
+	catalog, err := service.Catalog()
+	if err != nil {
+		return err
+	}
+	packs, problems, err := c.packs(finder)
 	if err != nil {
 		return err
 	}
@@ -162,7 +175,7 @@ func (c *packValidateCmd) Run(a *app) error {
 	}
 	found := len(problems)
 	for _, p := range packs {
-		list := pack.Validate(p)
+		list := slices.Concat(pack.Validate(p, finder, catalog), unbuildable(p))
 		for _, problem := range list {
 			_, _ = fmt.Fprintln(a.std.out, problem.String())
 		}
@@ -178,11 +191,17 @@ func (c *packValidateCmd) Run(a *app) error {
 	return nil
 }
 
-func (c *packValidateCmd) packs(a *app) (packs []*pack.Pack, problems []error, err error) {
-	finder, err := a.finder()
-	if err != nil {
-		return nil, nil, err
+// unbuildable are the environments of a pack's runtimes that attune cannot make.
+func unbuildable(p *pack.Pack) []pack.Problem {
+	specs, _ := p.RuntimeSpecs() // what cannot be read has been reported
+	var problems []pack.Problem
+	for _, spec := range specs {
+		problems = append(problems, executor.CheckEnvironment(spec)...)
 	}
+	return problems
+}
+
+func (c *packValidateCmd) packs(finder pack.Finder) (packs []*pack.Pack, problems []error, err error) {
 	if len(c.Packs) == 0 {
 		packs, problems = finder.List()
 		return packs, problems, nil

@@ -61,39 +61,74 @@ func Parse(file string, data []byte) (*Doc, error) {
 	if err != nil {
 		return nil, err
 	}
-	doc := &Doc{File: file, root: node}
 	if node == nil {
 		return nil, Problem{File: file, Message: "is empty"}
 	}
+	return newDoc(file, node)
+}
+
+// ParseAll reads a file of any number of documents, separated by "---" lines. Each is a mapping; empty ones are left out.
+func ParseAll(file string, data []byte) ([]*Doc, error) {
+	nodes, err := parseAll(file, data)
+	if err != nil {
+		return nil, err
+	}
+	var docs []*Doc
+	for _, node := range nodes {
+		if isNull(node) {
+			continue
+		}
+		doc, err := newDoc(file, node)
+		if err != nil {
+			return nil, err
+		}
+		docs = append(docs, doc)
+	}
+	return docs, nil
+}
+
+func newDoc(file string, node *yaml.Node) (*Doc, error) {
+	doc := &Doc{File: file, root: node}
 	if node.Kind != yaml.MappingNode {
 		return nil, doc.at(node, "must be a mapping (key: value)")
 	}
 	return doc, nil
 }
 
+// parse reads one document; nil when the file is empty.
 func parse(file string, data []byte) (*yaml.Node, error) {
+	nodes, err := parseAll(file, data)
+	switch {
+	case err != nil || len(nodes) == 0:
+		return nil, err
+	case len(nodes) > 1:
+		second := nodes[1]
+		return nil, Problem{File: file, Line: second.Line, Column: second.Column, Message: "a second document; a file holds one"}
+	}
+	return nodes[0], nil
+}
+
+func parseAll(file string, data []byte) ([]*yaml.Node, error) {
 	if len(data) > maxBytes {
 		return nil, Problem{File: file, Message: fmt.Sprintf("holds more than %d bytes", maxBytes)}
 	}
-	var node, second yaml.Node
-	decoder := yaml.NewDecoder(bytes.NewReader(data))
-	if err := decoder.Decode(&node); err != nil && !errors.Is(err, io.EOF) {
-		return nil, syntaxProblem(file, err)
-	}
-	switch err := decoder.Decode(&second); {
-	case err == nil:
-		return nil, Problem{File: file, Line: second.Line, Column: second.Column, Message: "a second document; a file holds one"}
-	case !errors.Is(err, io.EOF):
-		return nil, syntaxProblem(file, err)
-	}
-	if len(node.Content) == 0 {
-		return nil, nil
-	}
+	var nodes []*yaml.Node
 	budget := maxNodes
-	if err := measure(file, node.Content[0], &budget, 0); err != nil {
-		return nil, err
+	for decoder := yaml.NewDecoder(bytes.NewReader(data)); ; {
+		var node yaml.Node
+		if err := decoder.Decode(&node); errors.Is(err, io.EOF) {
+			return nodes, nil
+		} else if err != nil {
+			return nil, syntaxProblem(file, err)
+		}
+		if len(node.Content) == 0 {
+			continue
+		}
+		if err := measure(file, node.Content[0], &budget, 0); err != nil {
+			return nil, err
+		}
+		nodes = append(nodes, node.Content[0])
 	}
-	return node.Content[0], nil
 }
 
 // syntaxProblem gives the library's error its place.
@@ -318,6 +353,18 @@ func (d *Doc) texts(key string, node *yaml.Node) []string {
 		all = append(all, item.Value)
 	}
 	return all
+}
+
+// Place is "line:column" of a key's value, or of the mapping when it has none.
+func (m *Map) Place(key string) string {
+	node := m.items[key]
+	if node == nil {
+		node = m.Node
+	}
+	if node == nil {
+		return ""
+	}
+	return fmt.Sprintf("%d:%d", node.Line, node.Column)
 }
 
 // Fail records a problem at the value of a key, or at the mapping when it has none.

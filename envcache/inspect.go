@@ -158,7 +158,7 @@ func (s *Store) Find(key Key) (info Info, ok bool) {
 // Overhead is the size, in bytes, of what is no environment: downloads, logs and trash. It is walked.
 func (s *Store) Overhead() map[string]int64 {
 	return map[string]int64{
-		"downloads": treeSize(filepath.Join(s.version(), "downloads")), "log": treeSize(s.LogDir()), "trash": treeSize(s.trash()),
+		"downloads": taken(filepath.Join(s.version(), "downloads")).bytes, "log": taken(s.LogDir()).bytes, "trash": taken(s.trash()).bytes,
 	}
 }
 

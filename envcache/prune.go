@@ -212,6 +212,18 @@ func (s *Store) abandoned(e entry) (aside []string) {
 	return s.moveUnused(e)
 }
 
+// Strip removes everything that is of no use to a layer: what installers keep to download less, logs and trash.
+func (s *Store) Strip(ctx context.Context) error {
+	s.sweepAll(ctx)
+	s.removeDownloads(&Report{})
+	for _, path := range []string{s.LogDir(), s.trash(), filepath.Join(s.version(), "downloads"), s.downloadsLock()} {
+		if err := os.RemoveAll(path); err != nil {
+			return &StoreError{Path: s.root, Err: err}
+		}
+	}
+	return context.Cause(ctx)
+}
+
 func (s *Store) downloadsLock() string { return filepath.Join(s.version(), "downloads.use") }
 
 // holdDownloads keeps Prune from taking the installers' caches away while one of them runs.

@@ -108,14 +108,16 @@ func loadConfig(flags globals, environ []string) (config, error) {
 // readFile reads the file that ATTUNE_CONFIG names, else the first of ./attune.yaml,
 // $XDG_CONFIG_HOME/attune/attune.yaml and /etc/attune/attune.yaml.
 func (c *config) readFile() (configFile, error) {
-	candidates := []string{"attune.yaml", filepath.Join(c.userDir("XDG_CONFIG_HOME", ".config"), "attune.yaml"), "/etc/attune/attune.yaml"}
+	users := filepath.Join(c.userDir("XDG_CONFIG_HOME", ".config"), "attune.yaml")
+	candidates := []string{"attune.yaml", users, "/etc/attune/attune.yaml"}
 	named := c.env["ATTUNE_CONFIG"]
 	if named != "" {
 		candidates = []string{named}
 	}
 	for _, path := range candidates {
 		data, err := os.ReadFile(path)
-		if errors.Is(err, fs.ErrNotExist) && named == "" {
+		// A home that cannot be entered is another's: sudo leaves HOME as it was.
+		if named == "" && (errors.Is(err, fs.ErrNotExist) || path == users && errors.Is(err, fs.ErrPermission)) {
 			continue
 		}
 		if err != nil {

@@ -158,6 +158,11 @@ func TestAStoreThatTarRestored(t *testing.T) {
 // runTar runs tar(1).
 func runTar(t *testing.T, args ...string) {
 	t.Helper()
-	out, err := exec.Command("tar", args...).CombinedOutput()
-	require.NoError(t, err, string(out))
+	out, err := runTool("tar", args...)
+	require.NoError(t, err, out)
+}
+
+func runTool(name string, args ...string) (output string, err error) {
+	out, err := exec.Command(name, args...).CombinedOutput()
+	return string(out), err
 }

@@ -21,14 +21,15 @@ func (p Process) String() string { return fmt.Sprintf("process %d (%s)", p.PID, 
 // They are what a hold does not cover: a grandchild that closed the descriptors it inherited. Processes of other hosts, of other
 // pid namespaces and, unless this one is root, of other users are not seen.
 func (s *Store) processesIn(dirs []string) []Process {
-	return processes(func(proc string) bool {
+	all := []string{s.envs()} // searched for first: hardly any process is in the store at all
+	return processes(s.sys.proc, func(proc string) bool {
 		for _, link := range []string{"exe", "cwd"} {
 			if target, err := os.Readlink(filepath.Join(proc, link)); err == nil && below(dirs, target) {
 				return true
 			}
 		}
 		maps, err := os.ReadFile(filepath.Join(proc, "maps"))
-		return err == nil && mentions(maps, dirs)
+		return err == nil && mentions(maps, all) && mentions(maps, dirs)
 	})
 }
 
@@ -54,7 +55,7 @@ func mentions(maps []byte, dirs []string) bool {
 // processesHolding are the processes that have one of the files open, by file.
 func processesHolding(files map[string]bool) map[string][]Process {
 	holders := map[string][]Process{}
-	processes(func(proc string) bool {
+	processes(procDir, func(proc string) bool {
 		fds, err := os.ReadDir(filepath.Join(proc, "fd"))
 		if err != nil {
 			return false
@@ -70,15 +71,17 @@ func processesHolding(files map[string]bool) map[string][]Process {
 	return holders
 }
 
-// processes are all for which matches is true.
-func processes(matches func(proc string) bool) []Process {
-	entries, err := os.ReadDir("/proc")
+const procDir = "/proc"
+
+// processes are all below root for which matches is true.
+func processes(root string, matches func(proc string) bool) []Process {
+	entries, err := os.ReadDir(root)
 	if err != nil {
 		return nil
 	}
 	var all []Process
 	for _, item := range entries {
-		proc := filepath.Join("/proc", item.Name())
+		proc := filepath.Join(root, item.Name())
 		if _, err := strconv.Atoi(item.Name()); err == nil && matches(proc) {
 			all = append(all, processAt(proc))
 		}

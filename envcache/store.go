@@ -35,6 +35,7 @@ type system struct {
 	flock   func(fd, how int) error
 	link    func(from, to string) error
 	network func(dir string) bool
+	proc    string             // where processes are looked for
 	reached func(point string) // a point of the protocol; nil outside tests
 }
 
@@ -82,7 +83,7 @@ func newStore(dir string) (*Store, error) {
 	}
 	return &Store{
 		root: root, now: time.Now, flights: map[string]*flight{}, seen: map[string]fileStat{},
-		sys: system{flock: unix.Flock, link: os.Link, network: onNetwork},
+		sys: system{flock: unix.Flock, link: os.Link, network: onNetwork, proc: procDir},
 	}, nil
 }
 

@@ -122,10 +122,10 @@ func TestBuildersGetTheirOwnEnvironment(t *testing.T) {
 }
 
 func TestPipSettingsReachUVOrPipIsUsed(t *testing.T) {
-	translated, odd := pipConfig{"PIP_INDEX_URL": "https://m/simple", "PIP_EXTRA_INDEX_URL": "https://n/simple", "PIP_NO_COLOR": "1"}.forUV()
+	translated, odd := pipConfig{"PIP_INDEX_URL": "https://m/simple", "PIP_EXTRA_INDEX_URL": "https://n/simple", "PIP_NO_COLOR": "1"}.forUV(Input{})
 	assert.Empty(t, odd)
 	assert.Equal(t, map[string]string{"UV_DEFAULT_INDEX": "https://m/simple", "UV_INDEX": "https://n/simple", "UV_INDEX_STRATEGY": "unsafe-best-match"}, translated)
-	_, odd = pipConfig{"PIP_CONFIG_SETTINGS": "x=y"}.forUV()
+	_, odd = pipConfig{"PIP_CONFIG_SETTINGS": "x=y"}.forUV(Input{})
 	assert.Equal(t, "PIP_CONFIG_SETTINGS", odd)
 }
 

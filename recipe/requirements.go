@@ -6,6 +6,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"regexp"
 	"slices"
 	"strings"
 
@@ -19,9 +20,15 @@ type pythonDeps struct {
 	manifest string   // as in errors: "requirements.txt"
 	path     string   // of a requirements file; empty when lines hold the requirements
 	lines    []string // of a pyproject.toml or a script's own block
+	uvFile   string   // path of a pyproject.toml or script whose [tool.uv] says more than its requirements do; else empty
+	script   bool     // uvFile is a script
 	uvLock   bool
 	locked   bool
 	inputs   []envcache.KeyInput
+	locals   []envcache.KeyInput // those of inputs that are local packages
+	remote   []string            // requirements and links that name an address of their own
+	secrets  []string            // credentials in the requirements
+	vars     []string            // variables of the host that the requirements name
 }
 
 func (d pythonDeps) empty() bool { return d.manifest == "" }
@@ -30,12 +37,17 @@ func (d pythonDeps) empty() bool { return d.manifest == "" }
 // empty where nothing is required.
 func pythonDependencies(in Input) (pythonDeps, error) {
 	if in.AdHoc && in.Script != "" {
-		_, lines, ok, err := ScriptMetadata(in.Script)
+		metadata, ok, err := readScriptMetadata(in.Script)
 		if err != nil {
 			return pythonDeps{}, err
 		}
 		if ok {
-			return fromLines("the script's dependencies", lines), nil
+			deps, err := fromLines(in.PackDir, "the script's dependencies", metadata.Dependencies)
+			if metadata.usesUV() && !deps.empty() {
+				deps.uvFile, deps.script = in.Script, true
+				deps.inputs = append(deps.inputs, content("script metadata", withoutCredentialsIn(metadata.block)))
+			}
+			return deps, err
 		}
 	}
 	requirements, err := readRequirements(in.PackDir, "requirements.txt")
@@ -43,26 +55,40 @@ func pythonDependencies(in Input) (pythonDeps, error) {
 		return pythonDeps{}, err
 	}
 	if requirements != nil {
-		return fromRequirements(in.PackDir, requirements), nil
+		deps := requirements.deps("requirements.txt")
+		deps.path = filepath.Join(in.PackDir, "requirements.txt")
+		return deps, nil
 	}
 	return fromProject(in.PackDir)
 }
 
-func fromLines(manifest string, lines []string) pythonDeps {
-	if len(lines) == 0 {
-		return pythonDeps{}
+func fromLines(dir, manifest string, lines []string) (pythonDeps, error) {
+	r := &requirements{seen: map[string]bool{}}
+	for _, line := range lines {
+		if err := r.line(dir, manifest, strings.TrimSpace(line)); err != nil {
+			return pythonDeps{}, err
+		}
 	}
-	return pythonDeps{manifest: manifest, lines: lines, inputs: []envcache.KeyInput{{Name: "requirements", Value: strings.Join(lines, "\n")}}}
+	deps := r.deps(manifest)
+	deps.lines, deps.locked = lines, false
+	if !deps.empty() {
+		deps.inputs = append(deps.inputs, envcache.KeyInput{Name: "requirements", Value: withoutCredentials(strings.Join(lines, "\n"))})
+	}
+	return deps, nil
 }
 
-func fromRequirements(dir string, r *requirements) pythonDeps {
-	if r.count == 0 {
-		return pythonDeps{}
-	}
-	return pythonDeps{
-		manifest: "requirements.txt", path: filepath.Join(dir, "requirements.txt"),
-		locked: r.hashed == r.count, inputs: r.inputs,
-	}
+// pyproject is the part of a pyproject.toml that says what is needed.
+type pyproject struct {
+	Project struct {
+		Dependencies []string `toml:"dependencies"`
+		Dynamic      []string `toml:"dynamic"`
+	} `toml:"project"`
+	Tool struct {
+		UV     map[string]any `toml:"uv"`
+		Poetry struct {
+			Dependencies map[string]any `toml:"dependencies"`
+		} `toml:"poetry"`
+	} `toml:"tool"`
 }
 
 // fromProject takes the dependencies of pyproject.toml; the project itself is not installed: a pack's scripts are run, not
@@ -72,30 +98,48 @@ func fromProject(dir string) (pythonDeps, error) {
 	if err != nil || !found {
 		return pythonDeps{}, err
 	}
-	var document struct {
-		Project struct {
-			Dependencies []string `toml:"dependencies"`
-		} `toml:"project"`
-	}
+	path := filepath.Join(dir, "pyproject.toml")
+	var document pyproject
 	if err := toml.Unmarshal(data, &document); err != nil {
-		return pythonDeps{}, fmt.Errorf("%s: %w", filepath.Join(dir, "pyproject.toml"), err)
+		return pythonDeps{}, fmt.Errorf("%s: %w", path, err)
 	}
-	lock, locked, err := readManifest(dir, "uv.lock")
-	if err != nil {
+	if err := document.readable(); err != nil {
+		return pythonDeps{}, fmt.Errorf("%s: %w", path, err)
+	}
+	deps, err := fromLines(dir, "pyproject.toml", document.Project.Dependencies)
+	if err != nil || deps.empty() {
 		return pythonDeps{}, err
 	}
-	deps := fromLines("pyproject.toml", document.Project.Dependencies)
-	if locked && !deps.empty() {
+	lock, locked, err := readManifest(dir, "uv.lock")
+	switch {
+	case err != nil:
+		return pythonDeps{}, err
+	case locked:
 		deps.uvLock, deps.locked = true, true
 		deps.manifest = "uv.lock"
-		deps.inputs = []envcache.KeyInput{content("pyproject.toml", data), content("uv.lock", lock)}
+		deps.inputs = append(deps.locals, content("pyproject.toml", withoutCredentialsIn(data)), content("uv.lock", lock))
+	case len(document.Tool.UV) > 0:
+		deps.uvFile = path
+		deps.inputs = append(deps.inputs, content("pyproject.toml", withoutCredentialsIn(data)))
 	}
 	return deps, nil
 }
 
-// requirementsFile is a path that pip and uv can read.
-func (d pythonDeps) requirementsFile(in Input, dir string) (string, error) {
-	if d.path != "" || d.uvLock {
+// readable refuses what would install nothing without a word.
+func (p pyproject) readable() error {
+	if slices.Contains(p.Project.Dynamic, "dependencies") {
+		return errors.New("its dependencies are dynamic, which only its build tool can read; list them in [project] dependencies, or in a requirements.txt")
+	}
+	delete(p.Tool.Poetry.Dependencies, "python")
+	if len(p.Tool.Poetry.Dependencies) > 0 && len(p.Project.Dependencies) == 0 {
+		return errors.New("its dependencies are for Poetry only; list them in [project] dependencies, or write a requirements.txt with `poetry export`")
+	}
+	return nil
+}
+
+// requirementsFile is a path that pip and uv can read; it lies in dir unless the pack has it.
+func (d pythonDeps) requirementsFile(dir string) (string, error) {
+	if d.path != "" {
 		return d.path, nil
 	}
 	path := filepath.Join(dir, "requirements.txt")
@@ -104,9 +148,20 @@ func (d pythonDeps) requirementsFile(in Input, dir string) (string, error) {
 
 // requirements is what a requirements file and those it includes hold.
 type requirements struct {
-	count, hashed int
-	inputs        []envcache.KeyInput
-	seen          map[string]bool
+	count, hashed         int
+	inputs, locals        []envcache.KeyInput
+	remote, secrets, vars []string
+	seen                  map[string]bool
+}
+
+func (r *requirements) deps(manifest string) pythonDeps {
+	if r.count == 0 {
+		return pythonDeps{}
+	}
+	return pythonDeps{
+		manifest: manifest, locked: r.hashed == r.count, inputs: slices.Concat(r.inputs, r.locals), locals: r.locals,
+		remote: r.remote, secrets: r.secrets, vars: r.vars,
+	}
 }
 
 // readRequirements is nil when there is no such file. The format is pip's: options, comments, continued lines,
@@ -139,8 +194,19 @@ func (r *requirements) read(dir, name string, data []byte) error {
 	return nil
 }
 
+// hostVariable is how requirements name a variable of the host
+// (https://pip.pypa.io/en/stable/reference/requirements-file-format/#using-environment-variables).
+var hostVariable = regexp.MustCompile(`\$\{([A-Z0-9_]+)\}`)
+
 func (r *requirements) line(dir, from, line string) error {
+	for _, found := range hostVariable.FindAllStringSubmatch(line, -1) {
+		r.vars = append(r.vars, found[1])
+	}
+	r.secrets = append(r.secrets, urlPasswords(line)...)
 	option, value := splitOption(line)
+	if strings.Contains(value, "://") && !strings.Contains(value, "file://") && !slices.Contains([]string{"-i", "--index-url", "--extra-index-url"}, option) {
+		r.remote = append(r.remote, line)
+	}
 	switch option {
 	case "-r", "--requirement", "-c", "--constraint":
 		return r.include(dir, from, value, strings.HasSuffix(option, "c") || option == "--constraint")
@@ -184,6 +250,12 @@ func (r *requirements) include(dir, from, name string, constraint bool) error {
 		absolute = filepath.Join(dir, path)
 	}
 	data, err := os.ReadFile(absolute)
+	if errors.Is(err, fs.ErrNotExist) {
+		return fmt.Errorf("%s includes %s, which is not there", from, absolute)
+	}
+	if err == nil {
+		data, err = decodeText(absolute, data)
+	}
 	if err != nil {
 		return fmt.Errorf("%s includes %s: %w", from, name, err)
 	}
@@ -235,6 +307,18 @@ func (r *requirements) local(dir, from, requirement string) error {
 		sum, err = fileDigest(path)
 		input = envcache.KeyInput{Name: "file:" + name, Value: "sha256:" + sum}
 	}
-	r.inputs = append(r.inputs, input)
+	r.locals = append(r.locals, input)
 	return err
+}
+
+// passOn gives an installer the variables that the requirements name, and keeps their values and other credentials out of its
+// log.
+func (d pythonDeps) passOn(in Input, i *installer) {
+	i.secrets = append(slices.Clone(d.secrets), netrcPasswords(in)...)
+	for _, name := range d.vars {
+		if value := in.hostVar(name); value != "" {
+			i.set(name, value)
+			i.secrets = append(i.secrets, value)
+		}
+	}
 }

@@ -9,10 +9,12 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"net/url"
 	"os"
 	"path/filepath"
+	"regexp"
 	stdruntime "runtime"
 	"slices"
 	"strings"
@@ -123,20 +125,51 @@ func (p pipBuild) resolve(ctx context.Context, extra ...string) ([]wheel, error)
 	if err != nil {
 		return nil, err
 	}
-	requirements, err := p.deps.requirementsFile(p.work)
+	requirements, err := p.deps.plainFile(p.work)
 	if err != nil {
 		return nil, err
 	}
 	got := filepath.Join(p.work, "wheels")
-	argv := []string{interpreter, "-I", "-m", "pip", "wheel", "--no-input", "--disable-pip-version-check", "--progress-bar", "off",
-		"--wheel-dir", got, "-r", requirements}
+	argv := []string{interpreter, "-I", "-m", "pip", "wheel", "--no-input", "--disable-pip-version-check", "--progress-bar", "off", "--wheel-dir", got}
+	options := []string{"-r", requirements}
 	if p.deps.locked {
-		argv = append(argv, "--require-hashes")
+		options = append(options, "--require-hashes")
 	}
-	if err := pip.run(ctx, p.site, argv...); err != nil {
-		return nil, err
+	var said tail
+	if err := pip.run(ctx, p.loggedTo(io.MultiWriter(p.site.Log, &said)), append(argv, options...)...); err != nil {
+		return nil, p.explain(ctx, pip, argv, err, said.buffer.String())
 	}
 	return p.keep(got)
+}
+
+func (p pipBuild) loggedTo(w io.Writer) envcache.Site {
+	site := p.site
+	site.Log = w
+	return site
+}
+
+var (
+	nothingFound = regexp.MustCompile(`satisfies the requirement (\S+).*\(from versions: none\)`)
+	notFetched   = regexp.MustCompile(`(?m)^.*Could not fetch URL (?:.*)$`)
+)
+
+// explain asks again for a package of which pip has found nothing, because pip says only in its verbose output that it could not
+// reach the index, or was refused.
+func (p pipBuild) explain(ctx context.Context, pip *installer, argv []string, err error, said string) error {
+	var failed *ToolFailure
+	missing := nothingFound.FindStringSubmatch(said)
+	if !errors.As(err, &failed) || failed.class != envcache.Permanent || missing == nil || pip.env["PIP_NO_INDEX"] != "" {
+		return err
+	}
+	var verbose tail
+	_ = pip.run(ctx, p.loggedTo(&verbose), append(argv, "-v", "--no-deps", missing[1])...)
+	for _, line := range notFetched.FindAll(verbose.buffer.Bytes(), -1) {
+		_, _ = p.site.Log.Write(append(bytes.TrimSpace(line), '\n'))
+		if networkTrouble.Match(line) {
+			failed.class = envcache.Transient
+		}
+	}
+	return err
 }
 
 // keep moves what pip got to what is shared, and notes what was chosen.

@@ -20,6 +20,7 @@ type pythonDeps struct {
 	manifest string   // as in errors: "requirements.txt"
 	path     string   // of a requirements file; empty when lines hold the requirements
 	lines    []string // of a pyproject.toml or a script's own block
+	plain    []string // what path and the files it includes say, nothing of it editable; empty when nothing was
 	uvFile   string   // path of a pyproject.toml or script whose [tool.uv] says more than its requirements do; else empty
 	script   bool     // uvFile is a script
 	uvLock   bool
@@ -146,11 +147,21 @@ func (d pythonDeps) requirementsFile(dir string) (string, error) {
 	return path, os.WriteFile(path, []byte(strings.Join(d.lines, "\n")+"\n"), 0o600)
 }
 
+// plainFile is requirementsFile without anything editable: the pack may go, the environment stays.
+func (d pythonDeps) plainFile(dir string) (string, error) {
+	if len(d.plain) > 0 {
+		return pythonDeps{lines: d.plain}.requirementsFile(dir)
+	}
+	return d.requirementsFile(dir)
+}
+
 // requirements is what a requirements file and those it includes hold.
 type requirements struct {
 	count, hashed         int
 	inputs, locals        []envcache.KeyInput
 	remote, secrets, vars []string
+	plain                 []string
+	editable              bool
 	seen                  map[string]bool
 }
 
@@ -158,8 +169,11 @@ func (r *requirements) deps(manifest string) pythonDeps {
 	if r.count == 0 {
 		return pythonDeps{}
 	}
+	if !r.editable {
+		r.plain = nil
+	}
 	return pythonDeps{
-		manifest: manifest, locked: r.hashed == r.count, inputs: slices.Concat(r.inputs, r.locals), locals: r.locals,
+		plain: r.plain, manifest: manifest, locked: r.hashed == r.count, inputs: slices.Concat(r.inputs, r.locals), locals: r.locals,
 		remote: r.remote, secrets: r.secrets, vars: r.vars,
 	}
 }
@@ -210,8 +224,19 @@ func (r *requirements) line(dir, from, line string) error {
 	switch option {
 	case "-r", "--requirement", "-c", "--constraint":
 		return r.include(dir, from, value, strings.HasSuffix(option, "c") || option == "--constraint")
-	case "-e", "--editable", "":
+	case "-e", "--editable":
+		r.editable = true
+		r.plain = append(r.plain, value)
+	case "-f", "--find-links":
+		if near := filepath.Join(dir, filepath.Dir(from), value); !strings.Contains(value, "://") && exists(near, "") {
+			line = option + "=" + near
+		}
+		r.plain = append(r.plain, strings.Replace(line, "-f=", "--find-links=", 1))
+		return nil
+	case "":
+		r.plain = append(r.plain, line)
 	default:
+		r.plain = append(r.plain, line)
 		return nil
 	}
 	r.count++
@@ -259,10 +284,10 @@ func (r *requirements) include(dir, from, name string, constraint bool) error {
 	if err != nil {
 		return fmt.Errorf("%s includes %s: %w", from, name, err)
 	}
-	count, hashed := r.count, r.hashed
+	before := *r
 	err = r.read(dir, path, data)
 	if constraint {
-		r.count, r.hashed = count, hashed
+		r.count, r.hashed, r.editable, r.plain = before.count, before.hashed, before.editable, append(before.plain, "--constraint="+absolute)
 	}
 	return err
 }

@@ -162,7 +162,7 @@ func (p pipBuild) explain(ctx context.Context, pip *installer, argv []string, er
 		return err
 	}
 	var verbose tail
-	_ = pip.run(ctx, p.loggedTo(&verbose), append(argv, "-v", "--no-deps", missing[1])...)
+	_ = pip.run(ctx, p.loggedTo(&verbose), append(argv, "-vv", "--no-deps", missing[1])...)
 	for _, line := range notFetched.FindAll(verbose.buffer.Bytes(), -1) {
 		_, _ = p.site.Log.Write(append(bytes.TrimSpace(line), '\n'))
 		if networkTrouble.Match(line) {

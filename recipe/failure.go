@@ -2,6 +2,7 @@ package recipe
 
 import (
 	"bytes"
+	"cmp"
 	"fmt"
 	"regexp"
 	"sync"
@@ -77,6 +78,7 @@ const tailMax = 16 << 10
 
 // tail keeps the end of what is written to it.
 type tail struct {
+	max    int        // bytes to keep at least; zero means tailMax
 	mu     sync.Mutex // stdout and stderr write at once
 	buffer bytes.Buffer
 }
@@ -84,9 +86,10 @@ type tail struct {
 func (t *tail) Write(p []byte) (int, error) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	t.buffer.Write(p[max(0, len(p)-tailMax):])
-	if over := t.buffer.Len() - 2*tailMax; over > 0 {
-		t.buffer.Next(over + tailMax)
+	limit := cmp.Or(t.max, tailMax)
+	t.buffer.Write(p[max(0, len(p)-limit):])
+	if over := t.buffer.Len() - 2*limit; over > 0 {
+		t.buffer.Next(over + limit)
 	}
 	return len(p), nil
 }

@@ -29,7 +29,8 @@ import (
 // the downloads are
 //
 //	pip/                 pip's own cache
-//	wheels/<source>/     what pip got from one set of indexes, and what it chose for which requirements (<digest>.json)
+//	wheels/<source>/     what pip got from one set of indexes and local packages, and what it chose for which requirements
+//	                     (<digest>.json)
 //	unpacked/<python>/   wheels as wheel.go unpacks them, by the SHA-256 of the wheel
 //	ensurepip/<python>/  a pip for an interpreter that has none
 type pipBuild struct {
@@ -41,10 +42,12 @@ type pipBuild struct {
 	work     string // a directory for the time of the build, on the file system of the downloads
 }
 
-// wheel is one file below wheels/<source>/.
+// wheel is one file that pip got.
 type wheel struct {
-	File string `json:"file"`
-	Sum  string `json:"sha256"` // hex
+	File  string `json:"file"`
+	Sum   string `json:"sha256"` // hex
+	Local bool   `json:"local"`  // may have been built of a local package
+	fresh string // path before it is kept; else empty
 }
 
 func (p pipBuild) install(ctx context.Context) error {
@@ -54,6 +57,9 @@ func (p pipBuild) install(ctx context.Context) error {
 	}
 	p.site.Phase("unpacking")
 	if err := p.unpack(ctx, wheels); err != nil {
+		return err
+	}
+	if err := p.keep(wheels); err != nil {
 		return err
 	}
 	var group errgroup.Group
@@ -87,18 +93,19 @@ func (p pipBuild) resolveOffline(ctx context.Context) ([]wheel, error) {
 	if len(p.deps.remote) > 0 {
 		return nil, fmt.Errorf("%s comes from an address of its own", withoutCredentials(p.deps.remote[0]))
 	}
-	if err := os.MkdirAll(p.house(), 0o755); err != nil {
-		return nil, err
-	}
 	var local []string
 	for _, place := range strings.Fields(p.settings["PIP_FIND_LINKS"]) {
 		if !strings.Contains(place, "://") || strings.HasPrefix(place, "file:") {
 			local = append(local, place)
 		}
 	}
-	return p.resolve(ctx, "PIP_NO_INDEX=1", "PIP_PROXY=http://127.0.0.1:9", "PIP_RETRIES=0",
-		// An address: a path could have blanks.
-		"PIP_FIND_LINKS="+strings.Join(append(local, (&url.URL{Scheme: "file", Path: p.house()}).String()), " "))
+	for _, dir := range []string{p.house(false), p.house(true)} {
+		if err := os.MkdirAll(dir, 0o755); err != nil {
+			return nil, err
+		}
+		local = append(local, (&url.URL{Scheme: "file", Path: dir}).String()) // a path could have blanks
+	}
+	return p.resolve(ctx, "PIP_NO_INDEX=1", "PIP_PROXY=http://127.0.0.1:9", "PIP_RETRIES=0", "PIP_FIND_LINKS="+strings.Join(local, " "))
 }
 
 // resolve lets pip choose, download and build. extra are variables that win over all others.
@@ -125,7 +132,7 @@ func (p pipBuild) resolve(ctx context.Context, extra ...string) ([]wheel, error)
 	if err != nil {
 		return nil, err
 	}
-	requirements, err := p.deps.plainFile(p.work)
+	requirements, err := p.deps.requirementsFile(p.work)
 	if err != nil {
 		return nil, err
 	}
@@ -135,11 +142,11 @@ func (p pipBuild) resolve(ctx context.Context, extra ...string) ([]wheel, error)
 	if p.deps.locked {
 		options = append(options, "--require-hashes")
 	}
-	var said tail
+	said := tail{max: 1 << 20}
 	if err := pip.run(ctx, p.loggedTo(io.MultiWriter(p.site.Log, &said)), append(argv, options...)...); err != nil {
 		return nil, p.explain(ctx, pip, argv, err, said.buffer.String())
 	}
-	return p.keep(got)
+	return p.got(got, said.buffer.String())
 }
 
 func (p pipBuild) loggedTo(w io.Writer) envcache.Site {
@@ -172,35 +179,51 @@ func (p pipBuild) explain(ctx context.Context, pip *installer, argv []string, er
 	return err
 }
 
-// keep moves what pip got to what is shared, and notes what was chosen.
-func (p pipBuild) keep(got string) ([]wheel, error) {
-	files, err := os.ReadDir(got)
+// got are the wheels that pip has put into dir, and said that it has built itself.
+func (p pipBuild) got(dir, said string) ([]wheel, error) {
+	files, err := os.ReadDir(dir)
 	if err != nil && !errors.Is(err, fs.ErrNotExist) { // nothing was required on this platform
-		return nil, err
-	}
-	if err := os.MkdirAll(p.house(), 0o755); err != nil {
 		return nil, err
 	}
 	wheels := make([]wheel, len(files))
 	var group errgroup.Group
 	group.SetLimit(stdruntime.GOMAXPROCS(0))
 	for i, item := range files {
-		group.Go(func() error {
-			from := filepath.Join(got, item.Name())
-			sum, err := fileDigest(from)
-			wheels[i] = wheel{File: item.Name(), Sum: sum}
-			return cmp.Or(err, os.Rename(from, filepath.Join(p.house(), item.Name())))
+		group.Go(func() (err error) {
+			w := wheel{File: item.Name(), fresh: filepath.Join(dir, item.Name())}
+			w.Local = len(p.deps.locals) > 0 && strings.Contains(said, "filename="+w.File)
+			w.Sum, err = fileDigest(w.fresh)
+			wheels[i] = w
+			return err
 		})
 	}
-	if err := group.Wait(); err != nil {
-		return nil, err
+	return wheels, group.Wait()
+}
+
+// keep moves fresh wheels to what is shared, and notes what was chosen.
+func (p pipBuild) keep(wheels []wheel) error {
+	if !slices.ContainsFunc(wheels, func(w wheel) bool { return w.fresh != "" }) {
+		return nil
 	}
 	data, err := json.Marshal(wheels)
 	if err != nil {
-		return nil, err
+		return err
 	}
 	note := filepath.Join(p.work, "resolved.json")
-	return wheels, cmp.Or(os.WriteFile(note, data, 0o644), os.Rename(note, p.note()))
+	if err := cmp.Or(os.MkdirAll(p.house(true), 0o755), os.MkdirAll(p.house(false), 0o755), os.WriteFile(note, data, 0o644)); err != nil {
+		return err
+	}
+	for _, w := range wheels {
+		if err := os.Rename(w.fresh, filepath.Join(p.house(w.Local), w.File)); err != nil {
+			return err
+		}
+	}
+	return os.Rename(note, p.note())
+}
+
+// path is where a wheel is now.
+func (p pipBuild) path(w wheel) string {
+	return cmp.Or(w.fresh, filepath.Join(p.house(w.Local), w.File))
 }
 
 // remembered is what was chosen for the same requirements before, if all of it is still there.
@@ -222,18 +245,23 @@ func (p pipBuild) remembered() []wheel {
 }
 
 func (p pipBuild) downloaded(w wheel) bool {
-	sum, err := fileDigest(filepath.Join(p.house(), w.File))
+	sum, err := fileDigest(p.path(w))
 	return err == nil && sum == w.Sum
 }
 
-// house is where the wheels of the same settings, local packages and kind of machine are: one index's wheel is not another's.
-func (p pipBuild) house() string {
+// house is where the wheels of the same settings and kind of machine are: one index's wheel is not another's. What may have
+// been built of local packages is apart, and goes with their content.
+func (p pipBuild) house(local bool) string {
 	source := append(p.settings.inputs(p.in), platform(p.in.Interpreter.Path)...)
-	return filepath.Join(p.in.Downloads, "wheels", digest(append(source, p.deps.locals...)))
+	if local {
+		source = append(source, p.deps.locals...)
+	}
+	return filepath.Join(p.in.Downloads, "wheels", digest(source))
 }
 
 func (p pipBuild) note() string {
-	return filepath.Join(p.house(), digest(append(slices.Clone(p.deps.inputs), envcache.KeyInput{Name: "python", Value: p.python()}))+".json")
+	asked := append(slices.Clone(p.deps.inputs), envcache.KeyInput{Name: "python", Value: p.python()})
+	return filepath.Join(p.house(true), digest(asked)+".json")
 }
 
 // python tells interpreters apart that do not share bytecode, or choose other versions.
@@ -263,7 +291,7 @@ func (p pipBuild) unpack(ctx context.Context, wheels []wheel) error {
 	for i, w := range wheels {
 		group.Go(func() (err error) {
 			if !isWhole(p.unpacked(w)) {
-				infos[i], err = unpackWheel(filepath.Join(p.house(), w.File), filepath.Join(fresh, w.Sum))
+				infos[i], err = unpackWheel(p.path(w), filepath.Join(fresh, w.Sum))
 			}
 			return err
 		})
@@ -278,7 +306,7 @@ func (p pipBuild) unpack(ctx context.Context, wheels []wheel) error {
 		if infos[i] != "" {
 			group.Go(func() error {
 				from, to := filepath.Join(fresh, w.Sum), p.unpacked(w)
-				if err := sealWheel(filepath.Join(p.house(), w.File), from, infos[i]); err != nil {
+				if err := sealWheel(p.path(w), from, infos[i]); err != nil {
 					return err
 				}
 				return p.publish(from, to)

@@ -547,18 +547,34 @@ func TestPythonNetworkModes(t *testing.T) {
 func TestPythonLocalPackages(t *testing.T) {
 	for _, tool := range pythonTools {
 		t.Run(tool, func(t *testing.T) {
-			files := map[string]string{"requirements.txt": "-e ./attlocal\n"}
-			for name, text := range ownBackend("attlocal", "1.0", "pass") {
+			files := map[string]string{"requirements.txt": "-r more/other.txt\n", "more/other.txt": "-e ./attlocal\nattsecond @ file:second\n"}
+			for name, text := range ownBackend("attlocal", "1.0", "open('beside', 'w').close()") {
 				files["attlocal/"+name] = text
 			}
-			in := pythonPack(t, tool, files)
+			for name, text := range ownBackend("attsecond", "2.0", "pass") {
+				files["second/"+name] = text
+			}
+			mirror := newIndex(t, "", "")
+			mirror.add(wheelOf(t, "attdemo", "1.0"))
+			in := pythonPack(t, tool, files, "PIP_INDEX_URL="+mirror.url())
+			write(t, &in, "more/other.txt", "-e ./attlocal\nattdemo\nattsecond @ file://"+in.PackDir+"/second\n")
 			env, err := acquire(t, in)
 			require.NoError(t, err)
 			assert.Equal(t, "1.0", says(t, env, "import attlocal; print(attlocal.version)"))
+			assert.Equal(t, []string{"attdemo==1.0", "attlocal==1.0", "attsecond==2.0"}, env.Built.Resolved)
+			assert.NoFileExists(t, filepath.Join(in.PackDir, "attlocal/beside"), "a pack is only ever read")
 			write(t, &in, "attlocal/attlocal.py", "version = 'changed'\n")
 			changed, err := acquire(t, in)
 			require.NoError(t, err)
 			assert.Equal(t, "changed", says(t, changed, "import attlocal; print(attlocal.version)"))
+
+			// A changed local package needs no network for the others.
+			mirror.Close()
+			write(t, &in, "attlocal/attlocal.py", "version = 'changed again'\n")
+			in.Network = Offline
+			changed, err = acquire(t, in)
+			require.NoError(t, err)
+			assert.Equal(t, "changed again", says(t, changed, "import attlocal; print(attlocal.version)"))
 			assert.Equal(t, "1.0", says(t, env, "import attlocal; print(attlocal.version)"))
 		})
 	}

@@ -1,9 +1,11 @@
 package recipe
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"io/fs"
+	"net/url"
 	"os"
 	"path/filepath"
 	"regexp"
@@ -18,9 +20,9 @@ import (
 // pythonDeps is what a pack or script says it needs.
 type pythonDeps struct {
 	manifest string   // as in errors: "requirements.txt"
-	path     string   // of a requirements file; empty when lines hold the requirements
-	lines    []string // of a pyproject.toml or a script's own block
-	plain    []string // what path and the files it includes say, nothing of it editable; empty when nothing was
+	path     string   // of a requirements file that an installer can take as it is; else empty
+	lines    []string // what the manifest and the files it includes say: nothing editable, a localMark for each of copies
+	copies   []string // local packages' directories
 	uvFile   string   // path of a pyproject.toml or script whose [tool.uv] says more than its requirements do; else empty
 	script   bool     // uvFile is a script
 	uvLock   bool
@@ -57,7 +59,9 @@ func pythonDependencies(in Input) (pythonDeps, error) {
 	}
 	if requirements != nil {
 		deps := requirements.deps("requirements.txt")
-		deps.path = filepath.Join(in.PackDir, "requirements.txt")
+		if !requirements.editable && len(deps.copies) == 0 {
+			deps.path = filepath.Join(in.PackDir, "requirements.txt")
+		}
 		return deps, nil
 	}
 	return fromProject(in.PackDir)
@@ -71,7 +75,7 @@ func fromLines(dir, manifest string, lines []string) (pythonDeps, error) {
 		}
 	}
 	deps := r.deps(manifest)
-	deps.lines, deps.locked = lines, false
+	deps.locked = false
 	if !deps.empty() {
 		deps.inputs = append(deps.inputs, envcache.KeyInput{Name: "requirements", Value: withoutCredentials(strings.Join(lines, "\n"))})
 	}
@@ -138,21 +142,69 @@ func (p pyproject) readable() error {
 	return nil
 }
 
-// requirementsFile is a path that pip and uv can read; it lies in dir unless the pack has it.
+// requirementsFile is a path that pip and uv can read; it lies in dir unless the pack has it. Local packages are built in a copy
+// below dir: build tools write beside what they build, and a pack is only ever read.
 func (d pythonDeps) requirementsFile(dir string) (string, error) {
 	if d.path != "" {
 		return d.path, nil
 	}
+	text := strings.Join(d.lines, "\n") + "\n"
+	for i, from := range d.copies {
+		to := filepath.Join(dir, "local", fmt.Sprint(i), filepath.Base(from))
+		if err := cmp.Or(os.RemoveAll(to), copyTree(from, to)); err != nil {
+			return "", fmt.Errorf("copy of %s: %w", from, err)
+		}
+		address := (&url.URL{Scheme: "file", Path: to}).String()
+		text = strings.ReplaceAll(text, "@ "+localMark(i), "@ "+address)
+		if strings.ContainsAny(to, " []") { // blanks and brackets end a path
+			to = address
+		}
+		text = strings.ReplaceAll(text, localMark(i), to)
+	}
 	path := filepath.Join(dir, "requirements.txt")
-	return path, os.WriteFile(path, []byte(strings.Join(d.lines, "\n")+"\n"), 0o600)
+	return path, os.WriteFile(path, []byte(text), 0o600)
 }
 
-// plainFile is requirementsFile without anything editable: the pack may go, the environment stays.
-func (d pythonDeps) plainFile(dir string) (string, error) {
-	if len(d.plain) > 0 {
-		return pythonDeps{lines: d.plain}.requirementsFile(dir)
-	}
-	return d.requirementsFile(dir)
+// localMark stands for the copy of a local package.
+func localMark(i int) string { return fmt.Sprintf("\x00%d\x00", i) }
+
+// isSource are the files of a local package that count.
+func isSource(_ string, item fs.DirEntry) bool {
+	return !isVersionControl(item) && !slices.Contains([]string{"__pycache__", "build"}, item.Name()) && !strings.HasSuffix(item.Name(), ".egg-info")
+}
+
+// copyTree copies the files that count, and .git, from which some build tools take the version.
+func copyTree(from, to string) error {
+	return filepath.WalkDir(from, func(path string, item fs.DirEntry, err error) error {
+		if err != nil {
+			return err
+		}
+		if path != from && item.Name() != ".git" && !strings.Contains(path, "/.git/") && !isSource(path, item) {
+			if item.IsDir() {
+				return filepath.SkipDir
+			}
+			return nil
+		}
+		relative, err := filepath.Rel(from, path)
+		if err != nil {
+			return err
+		}
+		target := filepath.Join(to, relative)
+		if item.IsDir() {
+			return os.MkdirAll(target, 0o755)
+		}
+		info, err := os.Stat(path)
+		switch {
+		case err != nil || !info.Mode().IsRegular() && !info.IsDir():
+			return nil //nolint:nilerr // a dangling link, a socket: nothing to build from
+		case info.IsDir():
+			return os.Symlink(path, target)
+		}
+		if err := copyFile(path, target); err != nil {
+			return err
+		}
+		return os.Chmod(target, info.Mode().Perm()|0o600)
+	})
 }
 
 // requirements is what a requirements file and those it includes hold.
@@ -160,7 +212,7 @@ type requirements struct {
 	count, hashed         int
 	inputs, locals        []envcache.KeyInput
 	remote, secrets, vars []string
-	plain                 []string
+	lines, copies         []string
 	editable              bool
 	seen                  map[string]bool
 }
@@ -169,11 +221,8 @@ func (r *requirements) deps(manifest string) pythonDeps {
 	if r.count == 0 {
 		return pythonDeps{}
 	}
-	if !r.editable {
-		r.plain = nil
-	}
 	return pythonDeps{
-		plain: r.plain, manifest: manifest, locked: r.hashed == r.count, inputs: slices.Concat(r.inputs, r.locals), locals: r.locals,
+		lines: r.lines, copies: r.copies, manifest: manifest, locked: r.hashed == r.count, inputs: slices.Concat(r.inputs, r.locals), locals: r.locals,
 		remote: r.remote, secrets: r.secrets, vars: r.vars,
 	}
 }
@@ -226,24 +275,24 @@ func (r *requirements) line(dir, from, line string) error {
 		return r.include(dir, from, value, strings.HasSuffix(option, "c") || option == "--constraint")
 	case "-e", "--editable":
 		r.editable = true
-		r.plain = append(r.plain, value)
+	case "":
 	case "-f", "--find-links":
 		if near := filepath.Join(dir, filepath.Dir(from), value); !strings.Contains(value, "://") && exists(near, "") {
-			line = option + "=" + near
+			value = near
 		}
-		r.plain = append(r.plain, strings.Replace(line, "-f=", "--find-links=", 1))
+		r.lines = append(r.lines, "--find-links="+value)
 		return nil
-	case "":
-		r.plain = append(r.plain, line)
 	default:
-		r.plain = append(r.plain, line)
+		r.lines = append(r.lines, line)
 		return nil
 	}
 	r.count++
 	if strings.Contains(line, "--hash=") || strings.Contains(line, "--hash ") {
 		r.hashed++
 	}
-	return r.local(dir, from, value)
+	value, err := r.local(dir, from, value)
+	r.lines = append(r.lines, value)
+	return err
 }
 
 // splitOption separates "-r file", "-rfile" and "--requirement=file".
@@ -287,21 +336,26 @@ func (r *requirements) include(dir, from, name string, constraint bool) error {
 	before := *r
 	err = r.read(dir, path, data)
 	if constraint {
-		r.count, r.hashed, r.editable, r.plain = before.count, before.hashed, before.editable, append(before.plain, "--constraint="+absolute)
+		r.count, r.hashed, r.editable, r.copies = before.count, before.hashed, before.editable, before.copies
+		r.lines = append(before.lines, "--constraint="+absolute)
 	}
 	return err
 }
 
-// local adds the content of a local package: a directory, a wheel, an archive.
-func (r *requirements) local(dir, from, requirement string) error {
-	path, _, _ := strings.Cut(requirement, " ")
+// local adds the content of a local package: a directory, a wheel, an archive. It returns the requirement with a mark for a
+// directory.
+func (r *requirements) local(dir, from, requirement string) (string, error) {
+	named, _, _ := strings.Cut(requirement, " ")
 	if _, address, ok := strings.Cut(requirement, "@ "); ok {
-		path = strings.TrimSpace(address)
+		named, _, _ = strings.Cut(strings.TrimSpace(address), " ")
 	}
-	path = strings.TrimPrefix(path, "file://")
-	path, _, _ = strings.Cut(path, "[")
+	path := strings.TrimPrefix(named, "file://")
+	if unescaped, err := url.PathUnescape(path); err == nil && path != named {
+		path = unescaped
+	}
+	path, extras, _ := strings.Cut(path, "[")
 	if strings.Contains(path, "://") || !strings.ContainsAny(path, "/") && !strings.HasPrefix(path, ".") && !strings.HasSuffix(path, ".whl") {
-		return nil
+		return requirement, nil
 	}
 	// pip takes paths from its working directory, which is the pack's.
 	if !filepath.IsAbs(path) {
@@ -309,13 +363,20 @@ func (r *requirements) local(dir, from, requirement string) error {
 	}
 	info, err := os.Stat(path)
 	if errors.Is(err, fs.ErrNotExist) {
-		return fmt.Errorf("%s requires %s, which is not there", from, path)
+		return "", fmt.Errorf("%s requires %s, which is not there", from, path)
 	}
 	if err != nil {
-		return err
+		return "", err
+	}
+	if info.IsDir() {
+		if extras != "" {
+			extras = "[" + extras
+		}
+		requirement = strings.Replace(requirement, named, localMark(len(r.copies))+extras, 1)
+		r.copies = append(r.copies, path)
 	}
 	if r.seen[path] {
-		return nil
+		return requirement, nil
 	}
 	r.seen[path] = true
 	name, err := filepath.Rel(dir, path)
@@ -324,16 +385,14 @@ func (r *requirements) local(dir, from, requirement string) error {
 	}
 	var input envcache.KeyInput
 	if info.IsDir() {
-		input, err = tree(name, path, func(_ string, item fs.DirEntry) bool {
-			return !isVersionControl(item) && !slices.Contains([]string{"__pycache__", "build"}, item.Name()) && !strings.HasSuffix(item.Name(), ".egg-info")
-		})
+		input, err = tree(name, path, isSource)
 	} else {
 		var sum string
 		sum, err = fileDigest(path)
 		input = envcache.KeyInput{Name: "file:" + name, Value: "sha256:" + sum}
 	}
 	r.locals = append(r.locals, input)
-	return err
+	return requirement, err
 }
 
 // passOn gives an installer the variables that the requirements name, and keeps their values and other credentials out of its

@@ -74,9 +74,6 @@ func (b uvBuild) argv(ctx context.Context) ([]string, error) {
 	if b.deps.locked {
 		argv = append(argv, "--require-hashes")
 	}
-	if len(b.deps.locals) > 0 {
-		argv = append(argv, "--refresh") // uv looks only at a local package's metadata to see whether it has changed
-	}
 	return argv, nil
 }
 

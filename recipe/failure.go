@@ -2,6 +2,7 @@ package recipe
 
 import (
 	"bytes"
+	"cmp"
 	"fmt"
 	"regexp"
 	"sync"
@@ -45,12 +46,14 @@ func (e *TimeoutError) Class() envcache.Class { return envcache.Transient }
 // Installers do not tell by their exit codes what went wrong, so their last words are read. What is not recognized is
 // permanent: the same manifest fails the same way. The expressions are compiled by the first failure: a start pays for none.
 var (
-	machineTrouble = lazily(`(?i)no space left on device|ENOSPC|disk quota exceeded|EDQUOT|cannot allocate memory|ENOMEM|MemoryError|` +
-		`JavaScript heap out of memory|java\.lang\.OutOfMemoryError|std::bad_alloc|signal: killed|too many open files|EMFILE|read-only file system|EROFS`)
-	networkTrouble = lazily(`(?i)name resolution|could not resolve|name or service not known|nodename nor servname|no such host|unknownhost|dns error|EAI_AGAIN|ENOTFOUND|` +
-		`timed? ?out|ETIMEDOUT|ESOCKETTIMEDOUT|connection (?:refused|reset|aborted|error|broken)|ECONNREFUSED|ECONNRESET|EPIPE|socket hang up|unexpected EOF|` +
-		`network is unreachable|ENETUNREACH|EHOSTUNREACH|no route to host|tls handshake|remote end closed|IncompleteRead|` +
-		`newconnectionerror|max retries exceeded|failed to (?:fetch|download)|error sending request|` +
+	machineTrouble = lazily(`(?i)no space left on device|disk quota exceeded|cannot allocate memory|MemoryError|` +
+		`\b(?:ENOSPC|EDQUOT|ENOMEM|EMFILE|EROFS)\b|` +
+		`JavaScript heap out of memory|java\.lang\.OutOfMemoryError|std::bad_alloc|signal: killed|too many open files|read-only file system`)
+	networkTrouble = lazily(`(?i)name resolution|could not resolve|name or service not known|nodename nor servname|no such host|unknownhost|dns error|` +
+		`\b(?:EAI_AGAIN|ENOTFOUND|ETIMEDOUT|ESOCKETTIMEDOUT|ECONNREFUSED|ECONNRESET|EPIPE|ENETUNREACH|EHOSTUNREACH)\b|` +
+		`timed? ?out|connection (?:refused|reset|aborted|error|broken)|socket hang up|unexpected EOF|` +
+		`network is unreachable|no route to host|tls handshake|remote end closed|IncompleteRead|` +
+		`newconnectionerror|max retries exceeded|failed to fetch|error sending request|` +
 		`\b(?:401|403|407|408|425|429|500|502|503|504)\b[ :]*(?:client error|server error|unauthorized|forbidden|proxy auth|too many|internal|bad gateway|service|gateway)|` +
 		`HTTP (?:status )?(?:error )?(?:code )?:?(?:\w+ )*\(?(?:401|403|407|408|425|429|5\d\d)|ERR_PNPM_FETCH_(?:401|403|407|408|425|429|5\d\d)|E(?:401|403|407|429|5\d\d)\b`)
 )
@@ -79,6 +82,7 @@ const tailMax = 16 << 10
 
 // tail keeps the end of what is written to it.
 type tail struct {
+	max    int        // bytes to keep at least; zero means tailMax
 	mu     sync.Mutex // stdout and stderr write at once
 	buffer bytes.Buffer
 }
@@ -86,9 +90,10 @@ type tail struct {
 func (t *tail) Write(p []byte) (int, error) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	t.buffer.Write(p[max(0, len(p)-tailMax):])
-	if over := t.buffer.Len() - 2*tailMax; over > 0 {
-		t.buffer.Next(over + tailMax)
+	limit := cmp.Or(t.max, tailMax)
+	t.buffer.Write(p[max(0, len(p)-limit):])
+	if over := t.buffer.Len() - 2*limit; over > 0 {
+		t.buffer.Next(over + limit)
 	}
 	return len(p), nil
 }

@@ -2,6 +2,7 @@ package recipe
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"fmt"
 	"os"
@@ -14,7 +15,7 @@ import (
 	"github.com/attune-run/attune/runtime"
 )
 
-// python makes virtual environments (PEP 405), filled by uv where it is found, else by the base interpreter's pip.
+// python makes virtual environments (PEP 405), filled by uv where it is found, else with the base interpreter's pip.
 type python struct{}
 
 const uvPattern = `^uv (?P<version>\d+\.\d+\.\d+)`
@@ -33,54 +34,44 @@ func (python) Inputs(ctx context.Context, in Input) ([]envcache.KeyInput, error)
 		return nil, err
 	}
 	inputs := append(deps.inputs, envcache.KeyInput{Name: "installer", Value: tool.identity()})
+	if tool.uv != "" {
+		inputs = append(inputs, uvInputs(in)...)
+	}
 	return append(inputs, settings.inputs(in)...), nil
 }
 
 // pythonTool is what installs: uv, or the base interpreter's pip.
 type pythonTool struct {
 	uv      string // path; empty: pip
-	version string // of either; may be empty for pip
+	version string // of either; empty: the interpreter has no pip, ensurepip brings one
 }
 
 func (t pythonTool) identity() string {
-	if t.uv != "" {
+	switch {
+	case t.uv != "":
 		return "uv " + t.version
+	case t.version == "":
+		return "ensurepip"
 	}
-	return strings.TrimSpace("pip " + t.version)
+	return "pip " + t.version
 }
 
 // choosePythonTool prefers uv unless pip is configured in a way that uv cannot follow: a mirror is never left silently.
 func choosePythonTool(ctx context.Context, in Input, deps pythonDeps, settings pipConfig) (pythonTool, error) {
 	path, found := lookPath(in.hostVar("PATH"), "uv")
-	if _, odd := settings.forUV(); found && odd == "" {
+	if _, odd := settings.forUV(in); found && odd == "" {
 		version, err := in.toolVersion(ctx, "uv", path, uvPattern)
 		if err == nil {
 			return pythonTool{uv: path, version: version}, nil
 		}
 	}
-	if deps.uvLock {
-		return pythonTool{}, &ToolError{Tool: "uv", Manifest: "uv.lock", Remedy: "install uv, or give hashes in a requirements.txt"}
+	switch {
+	case deps.uvLock:
+		return pythonTool{}, &ToolError{Tool: "uv", Manifest: "uv.lock", Remedy: "install uv, or give hashes in a requirements.txt (`uv export`)"}
+	case deps.uvFile != "":
+		return pythonTool{}, &ToolError{Tool: "uv", Manifest: "[tool.uv] in " + deps.uvFile, Remedy: "install uv, or take [tool.uv] out"}
 	}
 	return pythonTool{version: basePipVersion(in)}, nil
-}
-
-// basePipVersion reads the version of the base interpreter's pip from the name of its metadata directory, without
-// starting it; empty when there is none.
-func basePipVersion(in Input) string {
-	prefix := filepath.Dir(filepath.Dir(in.Interpreter.Path))
-	for _, dir := range []string{
-		filepath.Join(prefix, "lib", pythonName(in), "site-packages"),
-		"/usr/lib/python3/dist-packages", // Debian's, for /usr/bin/python3 only
-	} {
-		if dir == "/usr/lib/python3/dist-packages" && prefix != "/usr" {
-			continue
-		}
-		found, err := filepath.Glob(filepath.Join(dir, "pip-*.dist-info"))
-		if err == nil && len(found) > 0 {
-			return strings.TrimSuffix(strings.TrimPrefix(filepath.Base(found[len(found)-1]), "pip-"), ".dist-info")
-		}
-	}
-	return ""
 }
 
 // pythonName is "python3.12", or "python3.13t" for a free-threaded build.
@@ -93,39 +84,36 @@ func pythonName(in Input) string {
 	return name
 }
 
-func (p python) Build(ctx context.Context, in Input, site envcache.Site) (envcache.Built, error) {
+func (p python) Build(ctx context.Context, in Input, site envcache.Site) (built envcache.Built, err error) {
 	deps, err := pythonDependencies(in)
 	if err != nil {
-		return envcache.Built{}, err
+		return built, err
 	}
 	settings := pipSettings(in)
 	tool, err := choosePythonTool(ctx, in, deps, settings)
 	if err != nil {
-		return envcache.Built{}, err
+		return built, err
 	}
 	if err := writeVirtualenv(in, site.Dir); err != nil {
-		return envcache.Built{}, err
+		return built, err
 	}
-	requirements, err := deps.requirementsFile(in, site.Dir)
-	if err != nil {
-		return envcache.Built{}, err
+	work := filepath.Join(site.Dir, ".build")
+	if err := os.Mkdir(work, 0o700); err != nil {
+		return built, err
 	}
 	site.Phase("installing " + deps.manifest + " with " + tool.identity())
-	switch {
-	case tool.uv != "":
-		err = p.installWithUV(ctx, in, site, tool, deps, settings, requirements)
-	case runtime.CompareVersions(tool.version, "22.3") >= 0: // the first with --python
-		err = p.installWithPip(ctx, in, site, deps, requirements, in.Interpreter.Path, "-m", "pip", "--python", pythonBinary(site.Dir))
-	default:
-		err = p.installWithOwnPip(ctx, in, site, deps, requirements)
+	if tool.uv != "" {
+		err = uvBuild{in, site, deps, settings, tool, work}.install(ctx)
+	} else {
+		err = pipBuild{in, site, deps, settings, tool, work}.install(ctx)
 	}
-	if err != nil {
-		return envcache.Built{}, err
+	if err = cmp.Or(err, os.RemoveAll(work)); err != nil {
+		return built, err
 	}
-	resolved, err := installedDistributions(filepath.Join(site.Dir, "lib", pythonName(in), "site-packages"))
-	return envcache.Built{
-		Resolved: resolved, Locked: deps.locked, Sentinels: []string{"pyvenv.cfg", "bin/python"},
-	}, err
+	packages := filepath.Join("lib", pythonName(in), "site-packages")
+	built = envcache.Built{Locked: deps.locked, Sentinels: []string{"pyvenv.cfg", "bin/python"}, Complete: []string{packages}}
+	built.Resolved, err = installedDistributions(filepath.Join(site.Dir, packages))
+	return built, err
 }
 
 func pythonBinary(dir string) string { return filepath.Join(dir, "bin", "python") }
@@ -152,56 +140,6 @@ func writeVirtualenv(in Input, dir string) error {
 		}
 	}
 	return nil
-}
-
-func (python) installWithUV(ctx context.Context, in Input, site envcache.Site, tool pythonTool, deps pythonDeps, settings pipConfig, requirements string) error {
-	uv := newInstaller(in, "uv", "UV_", "NETRC")
-	translated, _ := settings.forUV()
-	for name, value := range translated {
-		if uv.env[name] == "" {
-			uv.set(name, value)
-		}
-	}
-	uv.set("UV_CACHE_DIR", filepath.Join(in.Downloads, "uv"))
-	uv.set("UV_PYTHON_DOWNLOADS", "never")
-	uv.set("UV_NO_PROGRESS", "1")
-	uv.set("VIRTUAL_ENV", site.Dir)
-	flags := []string{"--compile-bytecode"}
-	if in.Network == Offline {
-		flags = append(flags, "--offline")
-	}
-	if deps.uvLock {
-		uv.set("UV_PROJECT_ENVIRONMENT", site.Dir)
-		argv := []string{tool.uv, "sync", "--frozen", "--no-install-project", "--no-dev", "--project", in.PackDir, "--python", pythonBinary(site.Dir)}
-		return uv.run(ctx, site, append(argv, flags...)...)
-	}
-	argv := []string{tool.uv, "pip", "install", "--python", pythonBinary(site.Dir), "-r", requirements}
-	if deps.locked {
-		argv = append(argv, "--require-hashes")
-	}
-	return uv.run(ctx, site, append(argv, flags...)...)
-}
-
-func (python) installWithPip(ctx context.Context, in Input, site envcache.Site, deps pythonDeps, requirements string, pip ...string) error {
-	i := newInstaller(in, "pip", "PIP_")
-	i.set("PIP_CACHE_DIR", filepath.Join(in.Downloads, "pip"))
-	argv := append(pip, "install", "--no-input", "--disable-pip-version-check", "--no-warn-script-location", "--progress-bar", "off", "-r", requirements)
-	if deps.locked {
-		argv = append(argv, "--require-hashes")
-	}
-	if in.Network == Offline {
-		argv = append(argv, "--no-index")
-	}
-	return i.run(ctx, site, argv...)
-}
-
-// installWithOwnPip is for base interpreters without a usable pip: the environment gets one of its own.
-func (p python) installWithOwnPip(ctx context.Context, in Input, site envcache.Site, deps pythonDeps, requirements string) error {
-	i := newInstaller(in, "ensurepip")
-	if err := i.run(ctx, site, pythonBinary(site.Dir), "-m", "ensurepip", "--default-pip"); err != nil {
-		return fmt.Errorf("%s has no pip that attune can use, and %w; install uv, or pip 22.3 or newer", in.Interpreter.Path, err)
-	}
-	return p.installWithPip(ctx, in, site, deps, requirements, pythonBinary(site.Dir), "-m", "pip")
 }
 
 // installedDistributions are "name==version", from the names of the metadata directories.

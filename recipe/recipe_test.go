@@ -3,9 +3,7 @@ package recipe
 import (
 	"context"
 	"os"
-	"os/exec"
 	"path/filepath"
-	"strings"
 	"testing"
 
 	"github.com/stretchr/testify/assert"
@@ -16,7 +14,12 @@ import (
 	"github.com/attune-run/attune/runtime"
 )
 
-func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+func TestMain(m *testing.M) {
+	goleak.VerifyTestMain(m, goleak.Cleanup(func(code int) {
+		_ = os.RemoveAll(uvTemp)
+		os.Exit(code)
+	}))
+}
 
 func spec(t *testing.T, name string) *runtime.Spec {
 	t.Helper()
@@ -121,14 +124,6 @@ func TestBuildersGetTheirOwnEnvironment(t *testing.T) {
 	assert.Equal(t, "*** at ***", i.credentials().String("secret-password at secret-password"))
 }
 
-func TestPipSettingsReachUVOrPipIsUsed(t *testing.T) {
-	translated, odd := pipConfig{"PIP_INDEX_URL": "https://m/simple", "PIP_EXTRA_INDEX_URL": "https://n/simple", "PIP_NO_COLOR": "1"}.forUV()
-	assert.Empty(t, odd)
-	assert.Equal(t, map[string]string{"UV_DEFAULT_INDEX": "https://m/simple", "UV_INDEX": "https://n/simple", "UV_INDEX_STRATEGY": "unsafe-best-match"}, translated)
-	_, odd = pipConfig{"PIP_CONFIG_SETTINGS": "x=y"}.forUV()
-	assert.Equal(t, "PIP_CONFIG_SETTINGS", odd)
-}
-
 func TestLocked(t *testing.T) {
 	for name, c := range map[string]struct {
 		runtime string
@@ -160,33 +155,6 @@ func TestLocked(t *testing.T) {
 	}
 }
 
-func TestScriptMetadata(t *testing.T) {
-	file := filepath.Join(t.TempDir(), "s.py")
-	read := func(text string) (string, []string, bool, error) {
-		require.NoError(t, os.WriteFile(file, []byte(text), 0o644))
-		return ScriptMetadata(file)
-	}
-	constraint, deps, ok, err := read("#!/usr/bin/env python\n# /// script\n# requires-python = \">=3.11,<4\"\n# dependencies = [\n#   \"six\",\n# ]\n# ///\nprint()\n")
-	require.NoError(t, err)
-	assert.True(t, ok)
-	assert.Equal(t, ">=3.11,<4", constraint)
-	assert.Equal(t, []string{"six"}, deps)
-	_, _, ok, err = read("print('# /// script')\n")
-	require.NoError(t, err)
-	assert.False(t, ok)
-	_, _, _, err = read("# /// script\n# dependencies = [\n# ///\n")
-	assert.ErrorContains(t, err, file+":2")
-	_, _, _, err = read("# /// script\n# x = 1\n")
-	assert.ErrorContains(t, err, "never closed")
-	for specifier, want := range map[string]string{"~=3.9": ">=3.9,3", "~=3.9.2": ">=3.9.2,3.9", "==3.12.*": "3.12", "== 3.12.1": "=3.12.1", "": ""} {
-		got, err := convertSpecifiers(specifier)
-		require.NoError(t, err)
-		assert.Equal(t, want, got)
-	}
-	_, err = convertSpecifiers("!=3.10")
-	assert.Error(t, err)
-}
-
 // Real interpreters and real installs; the packages are small.
 
 func realInterpreter(t *testing.T, name, path string) Input {
@@ -214,68 +182,6 @@ func build(t *testing.T, in Input) (*envcache.Env, Command) {
 	command, err := r.Command(in, env)
 	require.NoError(t, err)
 	return env, command
-}
-
-func TestDebianPythonWithPip(t *testing.T) {
-	const path = "/usr/bin/python3"
-	resolved, err := filepath.EvalSymlinks(path)
-	if err != nil {
-		t.Skipf("there is no %s here", path)
-	}
-	in := realInterpreter(t, "python", resolved)
-	in.Interpreter.Version = strings.TrimPrefix(filepath.Base(resolved), "python") + ".0"
-	in.HostEnv = []string{"PATH=/usr/bin:/bin", "HOME=" + t.TempDir(), "PIP_CERT=" + os.Getenv("PIP_CERT"), "PIP_INDEX_URL=" + os.Getenv("PIP_INDEX_URL")}
-	write(t, &in, "requirements.txt", "six==1.17.0\n")
-	write(t, &in, "s.py", "import six")
-	in.Script = filepath.Join(in.PackDir, "s.py")
-	env, command := build(t, in)
-	assert.Equal(t, []string{"six==1.17.0"}, env.Built.Resolved)
-	assert.Equal(t, filepath.Join(env.Dir, "bin/python"), command.Argv[0])
-	assert.NoFileExists(t, filepath.Join(env.Dir, "bin/pip"))
-}
-
-// uv comes from PyPI, as users get it.
-func TestUVBuildsRequirementsAndItsOwnLock(t *testing.T) {
-	python, found := lookPath(os.Getenv("PATH"), "python3")
-	require.True(t, found, "python3 is missing")
-	tools := t.TempDir()
-	out, err := exec.Command(python, "-m", "pip", "install", "-q", "--disable-pip-version-check", "--target", tools, "uv").CombinedOutput()
-	require.NoError(t, err, "%s", out)
-	target, err := exec.Command(python, "-c", "import sys; print(sys.executable, sys.version.split()[0])").Output()
-	require.NoError(t, err)
-	words := strings.Fields(string(target))
-	path, err := filepath.EvalSymlinks(words[0])
-	require.NoError(t, err)
-
-	in := realInterpreter(t, "python", path)
-	in.Interpreter.Version = words[1]
-	in.HostEnv = append(os.Environ(), "PATH="+filepath.Join(tools, "bin")+":"+os.Getenv("PATH"))
-	in.Probe = func(context.Context, *runtime.Spec, string) (runtime.Interpreter, error) {
-		return runtime.Interpreter{Version: "9.9.9"}, nil
-	}
-	write(t, &in, "requirements.txt", "six==1.17.0\n")
-	env, _ := build(t, in)
-	assert.Equal(t, []string{"six==1.17.0"}, env.Built.Resolved)
-	assert.False(t, env.Built.Locked)
-	assert.Contains(t, env.Inputs, envcache.KeyInput{Name: "installer", Value: "uv 9.9.9"})
-
-	require.NoError(t, os.Remove(filepath.Join(in.PackDir, "requirements.txt")))
-	write(t, &in, "pyproject.toml", "[project]\nname = \"p\"\nversion = \"1\"\nrequires-python = \">=3.8\"\ndependencies = [\"six==1.16.0\"]\n")
-	lock := exec.Command(filepath.Join(tools, "bin", "uv"), "lock", "-q")
-	lock.Dir = in.PackDir
-	out, err = lock.CombinedOutput()
-	require.NoError(t, err, "%s", out)
-	in.Locked = true
-	env, _ = build(t, in)
-	assert.Equal(t, []string{"six==1.16.0"}, env.Built.Resolved)
-	assert.True(t, env.Built.Locked)
-
-	in.HostEnv = []string{"PATH=/nowhere"}
-	r, err := For(in.Spec)
-	require.NoError(t, err)
-	_, _, err = Key(context.Background(), r, in)
-	var missing *ToolError
-	require.ErrorAs(t, err, &missing)
 }
 
 func TestGoIsCompiledOnce(t *testing.T) {

@@ -18,26 +18,45 @@ import (
 //
 // constraint is requires-python as a version constraint, empty for any; ok is false when there is no block.
 func ScriptMetadata(file string) (constraint string, dependencies []string, ok bool, err error) {
+	metadata, ok, err := readScriptMetadata(file)
+	return metadata.constraint, metadata.Dependencies, ok, err
+}
+
+// scriptMetadata is what a script's block says.
+type scriptMetadata struct {
+	RequiresPython string   `toml:"requires-python"`
+	Dependencies   []string `toml:"dependencies"`
+	Tool           struct {
+		UV map[string]any `toml:"uv"`
+	} `toml:"tool"`
+
+	block      []byte
+	constraint string // RequiresPython as a version constraint
+}
+
+// usesUV tells whether the block holds settings that only uv understands.
+func (m scriptMetadata) usesUV() bool { return len(m.Tool.UV) > 0 }
+
+func readScriptMetadata(file string) (metadata scriptMetadata, ok bool, err error) {
 	data, err := os.ReadFile(file)
 	if err != nil {
-		return "", nil, false, err
+		return metadata, false, err
 	}
 	block, line, ok, err := scriptBlock(data)
-	if err != nil || !ok {
-		return "", nil, false, err
-	}
-	var metadata struct {
-		RequiresPython string   `toml:"requires-python"`
-		Dependencies   []string `toml:"dependencies"`
-	}
-	if err := toml.Unmarshal([]byte(block), &metadata); err != nil {
-		return "", nil, false, fmt.Errorf("%s:%d: script metadata: %w", file, line, err)
-	}
-	constraint, err = convertSpecifiers(metadata.RequiresPython)
 	if err != nil {
-		return "", nil, false, fmt.Errorf("%s:%d: requires-python: %w", file, line, err)
+		return metadata, false, fmt.Errorf("%s: %w", file, err)
 	}
-	return constraint, metadata.Dependencies, true, nil
+	if !ok {
+		return metadata, false, nil
+	}
+	metadata.block = []byte(block)
+	if err := toml.Unmarshal(metadata.block, &metadata); err != nil {
+		return metadata, false, fmt.Errorf("%s:%d: script metadata: %w", file, line, err)
+	}
+	if metadata.constraint, err = convertSpecifiers(metadata.RequiresPython); err != nil {
+		return metadata, false, fmt.Errorf("%s:%d: requires-python: %w", file, line, err)
+	}
+	return metadata, true, nil
 }
 
 // scriptBlock is the TOML between "# /// script" and the last "# ///" of the same run of comments, and the number of

@@ -44,7 +44,7 @@ func run() error {
 	defer func() { _ = os.RemoveAll(work) }()
 	b := &bench{attune: attune, work: work, env: append(os.Environ(), "ATTUNE_CACHE="+filepath.Join(work, "cache"))}
 	fmt.Printf("%-44s %10s %10s %10s   %s\n", "WHAT", "BASELINE", "ATTUNE", "FIGURE", "WANTED")
-	for _, measure := range []func() error{b.noop, b.startUp, b.python, b.detect, b.firstPython, b.firstPythonUV, b.memory, b.hit} {
+	for _, measure := range []func() error{b.noop, b.startUp, b.python, b.detect, b.firstPython, b.firstPythonUV, b.tenPython, b.tenPythonUV, b.memory, b.hit} {
 		if err := measure(); err != nil {
 			return err
 		}
@@ -108,11 +108,20 @@ func (b *bench) detect() error {
 func (b *bench) firstPython() error { return b.coldPython("pip", "") }
 
 func (b *bench) firstPythonUV() error {
-	dir := filepath.Join(b.work, "uv")
-	if out, err := b.command("python3", "-m", "pip", "install", "-q", "--target", dir, "uv").CombinedOutput(); err != nil {
-		return fmt.Errorf("get uv: %w: %s", err, out)
+	path, err := b.uv()
+	if err != nil {
+		return err
 	}
-	return b.coldPython("uv", filepath.Join(dir, "bin"))
+	return b.coldPython("uv", path)
+}
+
+// uv is the directory of a uv from the package index.
+func (b *bench) uv() (string, error) {
+	dir := filepath.Join(b.work, "uv")
+	if out, err := b.command("python3", "-m", "pip", "install", "-q", "--upgrade", "--target", dir, "uv").CombinedOutput(); err != nil {
+		return "", fmt.Errorf("get uv: %w: %s", err, out)
+	}
+	return filepath.Join(dir, "bin"), nil
 }
 
 func (b *bench) coldPython(tool, path string) error {
@@ -142,6 +151,55 @@ func (b *bench) coldPython(tool, path string) error {
 	}
 	baseline, took, err := b.turns(5, classic, attune)
 	row("first python run with "+tool+", against venv + pip", baseline, took, times(baseline, took), ">= 4x")
+	return err
+}
+
+// ten is a mix of what real packs need.
+const ten = "requests\nflask\npyyaml\njinja2\nrich\nclick\nattrs\npydantic\nhttpx\nnumpy\n"
+
+// tenPython begins without environment, but everything was downloaded before on both sides.
+func (b *bench) tenPython() error {
+	return b.coldTen("pip", b.env, ">= 2.5x", `python3 -m venv "$0" && "$0/bin/pip" install -q -r "$1"`)
+}
+
+func (b *bench) tenPythonUV() error {
+	path, err := b.uv()
+	if err != nil {
+		return err
+	}
+	return b.coldTen("uv", append(slices.Clone(b.env), "PATH="+path+":"+os.Getenv("PATH")), "<= 1.15x",
+		`uv venv -q "$0" && uv pip install -q --python "$0/bin/python" --compile-bytecode -r "$1"`)
+}
+
+func (b *bench) coldTen(tool string, env []string, wanted, script string) error {
+	packs, cache := filepath.Join(b.work, "ten-"+tool), filepath.Join(b.work, "ten-"+tool+"-cache")
+	if out, err := b.command(b.attune, "pack", "new", "--dir", packs, "ten").CombinedOutput(); err != nil {
+		return fmt.Errorf("%w: %s", err, out)
+	}
+	manifest, action := filepath.Join(packs, "ten/requirements.txt"), filepath.Join(packs, "ten/actions/hello.py")
+	if err := os.WriteFile(manifest, []byte(ten), 0o600); err != nil {
+		return err
+	}
+	round := 0
+	classic := func() *exec.Cmd {
+		round++
+		dir := filepath.Join(b.work, fmt.Sprintf("ten-%s-%d", tool, round))
+		cmd := b.command("sh", "-c", script+` && echo '{"name":"x"}' | "$0/bin/python" "$2"`, dir, manifest, action)
+		cmd.Env = append(slices.Clone(env), "PIP_CACHE_DIR="+cache+"-classic", "UV_CACHE_DIR="+cache+"-classic")
+		return cmd
+	}
+	attune := func() *exec.Cmd {
+		_ = os.RemoveAll(filepath.Join(cache, "v1/envs"))
+		cmd := b.command(b.attune, "run", "-q", "--packs", packs, "ten.hello")
+		cmd.Env = append(slices.Clone(env), "ATTUNE_CACHE="+cache)
+		return cmd
+	}
+	baseline, took, err := b.turns(5, classic, attune)
+	figure, against := times(baseline, took), "venv + pip"
+	if tool == "uv" {
+		figure, against = times(took, baseline), "uv itself"
+	}
+	row("ten python packages, against "+against, baseline, took, figure, wanted)
 	return err
 }
 

@@ -1,6 +1,7 @@
 package recipe
 
 import (
+	"cmp"
 	"context"
 	"crypto/sha256"
 	"encoding/hex"
@@ -96,6 +97,7 @@ func newCPANBuild(in Input, site envcache.Site, dir, cpanm string) *cpanBuild {
 		mirror: filepath.Join(in.Downloads, "cpanm", hex.EncodeToString(sum[:8])), locked: exists(in.PackDir, cpanfileSnapshot),
 	}
 	b.tool.dir = b.work
+	b.tool.set("WGETRC", filepath.Join(b.work, "wgetrc"))
 	b.tool.set("PERL_CPANM_HOME", filepath.Join(b.work, "cpanm"))
 	b.tool.set("PATH", filepath.Dir(in.Interpreter.Path)+string(os.PathListSeparator)+b.tool.env["PATH"])
 	return b
@@ -107,6 +109,9 @@ func (b *cpanBuild) layOut() error {
 		if err := os.MkdirAll(dir, 0o700); err != nil {
 			return err
 		}
+	}
+	if err := b.writeWgetrc(); err != nil {
+		return err
 	}
 	data, _, err := readManifest(b.in.PackDir, cpanfile)
 	if err != nil {
@@ -123,6 +128,16 @@ func (b *cpanBuild) layOut() error {
 		return err
 	}
 	return index.write(b.index())
+}
+
+// writeWgetrc gives cpanm's wget the user's settings and fewer tries: by itself it knocks at a closed port for two and a half minutes.
+func (b *cpanBuild) writeWgetrc() error {
+	file := cmp.Or(b.in.hostVar("WGETRC"), filepath.Join(b.in.hostVar("HOME"), ".wgetrc"))
+	settings, err := os.ReadFile(file)
+	if err != nil && !errors.Is(err, os.ErrNotExist) {
+		return err
+	}
+	return os.WriteFile(filepath.Join(b.work, "wgetrc"), append(settings, "\ntries = 2\n"...), 0o600)
 }
 
 func (b *cpanBuild) index() string { return filepath.Join(b.work, "02packages.details.txt") }
@@ -192,7 +207,7 @@ func (b *cpanBuild) run(ctx context.Context, mirror string) error {
 	return err
 }
 
-var notInIndex = regexp.MustCompile(`Finding .* on mirror index .* failed`)
+var notInIndex = regexp.MustCompile(`Finding .* on mirror index .* failed|which doesn't satisfy`)
 
 // withoutMirrors drops the options that would lead cpanm elsewhere than to the one mirror it is given.
 func withoutMirrors(options string) string {
@@ -225,7 +240,7 @@ func (b *cpanBuild) finish() (envcache.Built, error) {
 		if err != nil {
 			return built, err
 		}
-		built.Resolved = append(built.Resolved, dist.Name+"=="+dist.Version)
+		built.Resolved = append(built.Resolved, dist.Name+"=="+string(dist.Version))
 		if _, err := os.Stat(filepath.Join(b.mirror, "authors", "id", dist.Pathname)); err == nil {
 			err = copyItem(note, filepath.Join(b.mirror, "dists", filepath.Base(filepath.Dir(note))+".json"))
 			if err != nil {
@@ -240,12 +255,23 @@ func (b *cpanBuild) finish() (envcache.Built, error) {
 
 // dist is a distribution as cpanm notes it.
 type dist struct {
-	Name     string `json:"name"`
-	Version  string `json:"version"`
-	Pathname string `json:"pathname"` // below authors/id
+	Name     string      `json:"name"`
+	Version  cpanVersion `json:"version"`
+	Pathname string      `json:"pathname"` // below authors/id
 	Provides map[string]struct {
-		Version any `json:"version"` // a text, a number, or null
+		Version cpanVersion `json:"version"`
 	} `json:"provides"`
+}
+
+// cpanVersion is a text or a number in its own digits, or "undef", as an index has it.
+type cpanVersion string
+
+// UnmarshalJSON takes any scalar.
+func (v *cpanVersion) UnmarshalJSON(data []byte) error {
+	if *v = cpanVersion(strings.Trim(string(data), `"`)); *v == "null" || *v == "" {
+		*v = "undef"
+	}
+	return nil
 }
 
 func readDist(file string) (dist, error) {
@@ -286,10 +312,7 @@ func downloadedIndex(mirror string) (cpanIndex, error) {
 			return nil, err
 		}
 		for module, provided := range d.Provides {
-			version := "undef"
-			if provided.Version != nil {
-				version = fmt.Sprint(provided.Version)
-			}
+			version := string(cmp.Or(provided.Version, "undef"))
 			if known, ok := index[module]; !ok || runtime.CompareVersions(version, known.version) > 0 {
 				index[module] = struct{ version, pathname string }{version, d.Pathname}
 			}

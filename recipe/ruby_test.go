@@ -261,6 +261,7 @@ func TestRubyMirrorCredentialsAndDownloads(t *testing.T) {
 	files := http.FileServer(http.Dir(site))
 	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		if user, password, _ := r.BasicAuth(); user != "reader" || password != "hunter2" {
+			w.Header().Set("WWW-Authenticate", `Basic realm="mirror"`)
 			w.WriteHeader(http.StatusUnauthorized)
 			return
 		}

@@ -125,16 +125,16 @@ func referencesOf(in Input, lists [][]string) references {
 	return all
 }
 
-// commandFamily are the variables that a program by its name may be set up with.
-func commandFamily(argv []string) string {
-	name := strings.TrimRight(filepath.Base(argv[0]), "0123456789.")
+// commandFamily is how the variables begin that set up a command's program.
+func commandFamily(in Input, argv []string) string {
+	name := strings.TrimRight(filepath.Base(strings.ReplaceAll(argv[0], "{interpreter}", in.Interpreter.Path)), "0123456789.")
 	return strings.ToUpper(strings.ReplaceAll(name, "-", "_")) + "_"
 }
 
 func commandVariables(in Input, lists [][]string) []envcache.KeyInput {
 	var names []string
 	for _, list := range lists {
-		family := commandFamily(list)
+		family := commandFamily(in, list)
 		for _, entry := range in.HostEnv {
 			if name, _, _ := strings.Cut(entry, "="); strings.HasPrefix(name, family) && len(family) > 1 {
 				names = append(names, name)
@@ -172,7 +172,7 @@ func runCommand(ctx context.Context, in Input, site envcache.Site, list []string
 	if err != nil {
 		return err
 	}
-	tool := newInstaller(in, filepath.Base(argv[0]), commandFamily(argv))
+	tool := newInstaller(in, filepath.Base(argv[0]), commandFamily(in, list))
 	path := filepath.Join(site.Dir, "bin") + string(os.PathListSeparator) + tool.env["PATH"]
 	if in.Interpreter.Path != "" {
 		path += string(os.PathListSeparator) + filepath.Dir(in.Interpreter.Path)

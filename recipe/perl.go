@@ -137,7 +137,11 @@ func (b *cpanBuild) writeWgetrc() error {
 	if err != nil && !errors.Is(err, os.ErrNotExist) {
 		return err
 	}
-	return os.WriteFile(filepath.Join(b.work, "wgetrc"), append(settings, "\ntries = 2\n"...), 0o600)
+	text := string(settings) + "\ntries = 2\n"
+	if certificates := b.in.hostVar("SSL_CERT_FILE"); certificates != "" {
+		text += "ca_certificate = " + certificates + "\n"
+	}
+	return os.WriteFile(filepath.Join(b.work, "wgetrc"), []byte(text), 0o600)
 }
 
 func (b *cpanBuild) index() string { return filepath.Join(b.work, "02packages.details.txt") }

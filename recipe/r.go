@@ -1,6 +1,7 @@
 package recipe
 
 import (
+	"cmp"
 	"context"
 	"crypto/sha256"
 	_ "embed"
@@ -204,6 +205,7 @@ func newRestore(in Input, site envcache.Site, dir string, lock lockfile) *restor
 	b.tool.secrets = append(b.tool.secrets, b.tool.env["GITHUB_PAT"], b.tool.env["GITLAB_PAT"])
 	b.tool.secrets = slices.DeleteFunc(b.tool.secrets, func(s string) bool { return s == "" })
 	b.tool.dir = b.work
+	b.tool.set("CURL_CA_BUNDLE", cmp.Or(b.tool.env["CURL_CA_BUNDLE"], b.tool.env["SSL_CERT_FILE"]))
 	for _, name := range []string{"R_LIBS", "R_LIBS_SITE", "R_LIBS_USER"} {
 		b.tool.set(name, b.library)
 	}

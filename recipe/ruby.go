@@ -453,13 +453,21 @@ func readBundleList(dir string) (bundle, error) {
 	return all, nil
 }
 
-// variables are what makes a ruby find the bundle, its children and the gems' programs included.
+// maxVariable is the length up to which a load path is given as a variable; Linux allows 128 KiB (execve(2), MAX_ARG_STRLEN).
+const maxVariable = 100 << 10
+
+// variables are what makes a ruby find the bundle, its children and the gems' programs included. A load path that is too long for a
+// variable is left to bundler's own set-up.
 func (b bundle) variables() []runtime.EnvVar {
 	separator := string(os.PathListSeparator)
+	loadPath := runtime.EnvVar{Name: "RUBYLIB", Value: strings.Join(b.path, separator), Operation: runtime.Append}
+	if len(loadPath.Value) > maxVariable {
+		loadPath = runtime.EnvVar{Name: "RUBYOPT", Value: "-rbundler/setup", Operation: runtime.Append, Separator: " "}
+	}
 	return []runtime.EnvVar{
+		loadPath,
 		{Name: "GEM_HOME", Value: b.home, Operation: runtime.Set},
 		{Name: "GEM_PATH", Value: b.home, Operation: runtime.Set},
-		{Name: "RUBYLIB", Value: strings.Join(b.path, separator), Operation: runtime.Append},
 		{Name: "BUNDLE_GEMFILE", Value: "{env_dir}/project/" + gemfile, Operation: runtime.Set},
 		{Name: "PATH", Value: filepath.Join(b.home, "bin") + separator + "{env_dir}/bin", Operation: runtime.Prepend},
 	}
@@ -547,7 +555,7 @@ func (s bundleSettings) read(file string) error {
 // decidingBundle are the settings, or beginnings of settings, that change what is installed. Others may be a host's
 // credentials, whose names cannot be told from settings that are yet to come.
 var decidingBundle = regexp.MustCompile(`^BUNDLE_(?:MIRROR__.*|BUILD__.*|LOCAL__.*|WITHOUT|WITH|ONLY|FORCE_RUBY_PLATFORM|SPECIFIC_PLATFORM|PREFER_PATCH|` +
-	`DISABLE_CHECKSUM_VALIDATION|DISABLE_MULTISOURCE|DISABLE_LOCAL_BRANCH_CHECK|TRUST___POLICY|RUBYGEMS__.*_COOLDOWN|COOLDOWN)$`)
+	`DISABLE_CHECKSUM_VALIDATION|DISABLE_MULTISOURCE|DISABLE_LOCAL_BRANCH_CHECK|TRUST___POLICY)$`)
 
 func (s bundleSettings) inputs() []envcache.KeyInput {
 	var all []envcache.KeyInput

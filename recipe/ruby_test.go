@@ -233,16 +233,21 @@ func TestRubyRefusesWhatDoesNotFit(t *testing.T) {
 
 func TestRubyReadsWhatTheGemfileNames(t *testing.T) {
 	in := machineInput(t, "ruby", map[string]string{
-		"Gemfile":      "ruby File.read(File.join(__dir__, '.ruby-version')).strip\neval_gemfile 'more/Gemfile'\ngemspec\ngem 'x', path: ENV['WHERE'] if ENV['WHERE']\n",
-		"more/Gemfile": "# nothing\n",
-		"own.gemspec":  "require_relative 'lib/own'\nGem::Specification.new { |s| s.name, s.version, s.summary, s.authors, s.files = 'own', OWN, 'x', ['a'], ['lib/own.rb'] }\n",
-		"lib/own.rb":   "OWN = '7.1'\n",
+		"Gemfile":                   "ruby File.read(File.join(__dir__, '.ruby-version')).strip\neval_gemfile 'more/Gemfile'\ngemspec\ngem 'x', path: ENV['WHERE'] if ENV['WHERE']\ngroup(:test) { gem 'tests', path: 'local/tests' }\n",
+		"more/Gemfile":              "# nothing\n",
+		"local/tests/tests.gemspec": "Gem::Specification.new { |s| s.name, s.version, s.summary, s.authors, s.files = 'tests', '1', 'x', ['a'], [] }\n",
+		"own.gemspec":               "require_relative 'lib/own'\nGem::Specification.new { |s| s.name, s.version, s.summary, s.authors, s.files = 'own', OWN, 'x', ['a'], ['lib/own.rb'] }\n",
+		"lib/own.rb":                "OWN = '7.1'\n",
 	})
 	write(t, &in, ".ruby-version", in.Interpreter.Version+"\n")
+	require.NoError(t, os.Mkdir(filepath.Join(in.PackDir, ".bundle"), 0o755))
+	write(t, &in, ".bundle/config", "---\nBUNDLE_WITHOUT: \"test:development\"\nBUNDLE_PATH: \"vendor/bundle\"\n")
 	in.Network = Offline
 	env, err := acquireIn(t, in, filepath.Join(t.TempDir(), "cache"))
 	require.NoError(t, err)
 	assert.Equal(t, []string{"own==7.1"}, env.Built.Resolved)
+	assert.Equal(t, "7.1\n", scriptOutput(t, in, env, ".rb", "require 'bundler/setup'; require 'own'; puts OWN"), "the pack's settings hold for bundler's own set-up")
+	assert.Contains(t, env.Inputs, envcache.KeyInput{Name: "setting:BUNDLE_WITHOUT", Value: "test:development"})
 	before, _ := key(t, in)
 	in.HostEnv = append(in.HostEnv, "WHERE=x")
 	asked, _ := key(t, in)

@@ -43,17 +43,22 @@ func (e *TimeoutError) Error() string {
 func (e *TimeoutError) Class() envcache.Class { return envcache.Transient }
 
 // Installers do not tell by their exit codes what went wrong, so their last words are read. What is not recognized is
-// permanent: the same manifest fails the same way. cpanm says the same of a module that is not there and of a mirror that is not.
+// permanent: the same manifest fails the same way. The expressions are compiled by the first failure: a start pays for none.
+// cpanm says the same of a module that is not there and of a mirror that is not.
 var (
-	machineTrouble = regexp.MustCompile(`(?i)no space left on device|disk quota exceeded|cannot allocate memory|MemoryError|\b(?:ENOSPC|EDQUOT|ENOMEM|EMFILE|EROFS)\b|` +
+	machineTrouble = lazily(`(?i)no space left on device|disk quota exceeded|cannot allocate memory|MemoryError|\b(?:ENOSPC|EDQUOT|ENOMEM|EMFILE|EROFS)\b|` +
 		`JavaScript heap out of memory|java\.lang\.OutOfMemoryError|std::bad_alloc|signal: killed|too many open files|read-only file system`)
-	networkTrouble = regexp.MustCompile(`(?i)name resolution|could not resolve|name or service not known|nodename nor servname|no such host|unknownhost|dns error|EAI_AGAIN|ENOTFOUND|` +
+	networkTrouble = lazily(`(?i)name resolution|could not resolve|name or service not known|nodename nor servname|no such host|unknownhost|dns error|EAI_AGAIN|ENOTFOUND|` +
 		`timed? ?out|ETIMEDOUT|ESOCKETTIMEDOUT|connection (?:refused|reset|aborted|error|broken)|ECONNREFUSED|ECONNRESET|EPIPE|socket hang up|unexpected EOF|` +
 		`network is unreachable|ENETUNREACH|EHOSTUNREACH|no route to host|tls handshake|remote end closed|IncompleteRead|` +
 		`could not reach host|could(?:n't| not) connect|timeout was reached|Finding .* on (?:cpanmetadb|mirror https?://\S+) failed|newconnectionerror|max retries exceeded|failed to (?:fetch|download)|error sending request|` +
 		`\b(?:401|403|407|408|425|429|500|502|503|504)\b[ :]*(?:client error|server error|unauthorized|forbidden|proxy auth|too many|internal|bad gateway|service|gateway)|` +
 		`HTTP (?:status )?(?:error )?(?:code )?:?(?:\w+ )*\(?(?:401|403|407|408|425|429|5\d\d)|ERR_PNPM_FETCH_(?:401|403|407|408|425|429|5\d\d)|E(?:401|403|407|429|5\d\d)\b`)
 )
+
+func lazily(expression string) func() *regexp.Regexp {
+	return sync.OnceValue(func() *regexp.Regexp { return regexp.MustCompile(expression) })
+}
 
 // toolFailure gives a run that was not ended by attune its class; tail is the end of its output.
 func toolFailure(tool string, exit proc.Exit, tail []byte) error {
@@ -62,9 +67,9 @@ func toolFailure(tool string, exit proc.Exit, tail []byte) error {
 	}
 	failure := &ToolFailure{Tool: tool, Code: exit.Code, class: envcache.Permanent}
 	switch {
-	case exit.Code > 128 && exit.Code < 160, machineTrouble.Match(tail): // a shell's word for a signal
+	case exit.Code > 128 && exit.Code < 160, machineTrouble().Match(tail): // a shell's word for a signal
 		failure.class = envcache.Passing
-	case networkTrouble.Match(tail):
+	case networkTrouble().Match(tail):
 		failure.class = envcache.Transient
 	}
 	return failure

@@ -12,7 +12,6 @@ import (
 	"maps"
 	"os"
 	"path/filepath"
-	"regexp"
 	"slices"
 	"strings"
 
@@ -204,14 +203,14 @@ func (b *cpanBuild) run(ctx context.Context, mirror string) error {
 	site := b.site
 	site.Log = io.MultiWriter(b.site.Log, &said)
 	err := b.tool.run(ctx, site, argv...)
-	if err != nil && b.locked && notInIndex.Match(said.buffer.Bytes()) {
+	if err != nil && b.locked && notInIndex().Match(said.buffer.Bytes()) {
 		return &ManifestError{File: filepath.Join(b.in.PackDir, cpanfileSnapshot), Problem: "it does not match " + cpanfile,
 			Remedy: "run `carton install` and keep the new " + cpanfileSnapshot, Err: err}
 	}
 	return err
 }
 
-var notInIndex = regexp.MustCompile(`Finding .* on mirror index .* failed|which doesn't satisfy`)
+var notInIndex = lazily(`Finding .* on mirror index .* failed|which doesn't satisfy`)
 
 // withoutMirrors drops the options that would lead cpanm elsewhere than to the one mirror it is given.
 func withoutMirrors(options string) string {

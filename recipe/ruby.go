@@ -13,7 +13,6 @@ import (
 	"maps"
 	"os"
 	"path/filepath"
-	"regexp"
 	"slices"
 	"strings"
 
@@ -80,12 +79,12 @@ func vendored(dir string) bool {
 
 // A Gemfile is a program. What it reads is seen by its literals, what it asks of the host by ENV.
 var (
-	rubyComment = regexp.MustCompile(`(?m)^\s*#.*$`)
-	rubyLiteral = regexp.MustCompile(`"([^"\n]*)"|'([^'\n]*)'`)
-	rubyPath    = regexp.MustCompile(`\bpath(?::|\s*=>|\s*\()?\s*["']([^"'\n]*)["']`)
-	rubyEnv     = regexp.MustCompile(`\bENV(?:\.fetch\(|\[)\s*["'](\w+)["']`)
-	rubySource  = regexp.MustCompile(`\bsource(?::|\s*=>|\s*\()?\s*["']([^"'\n]*)["']`)
-	bareGemspec = regexp.MustCompile(`(?m)^\s*gemspec\b(?:[^\n]*\bpath\b)?`)
+	rubyComment = lazily(`(?m)^\s*#.*$`)
+	rubyLiteral = lazily(`"([^"\n]*)"|'([^'\n]*)'`)
+	rubyPath    = lazily(`\bpath(?::|\s*=>|\s*\()?\s*["']([^"'\n]*)["']`)
+	rubyEnv     = lazily(`\bENV(?:\.fetch\(|\[)\s*["'](\w+)["']`)
+	rubySource  = lazily(`\bsource(?::|\s*=>|\s*\()?\s*["']([^"'\n]*)["']`)
+	bareGemspec = lazily(`(?m)^\s*gemspec\b(?:[^\n]*\bpath\b)?`)
 )
 
 // gemfileReads are the pack's files and directories that a Gemfile names, and the host's variables it asks for.
@@ -94,22 +93,22 @@ func gemfileReads(packDir string) (all references, names []string, err error) {
 	if err != nil {
 		return nil, nil, err
 	}
-	text := rubyComment.ReplaceAllString(string(data), "")
-	for _, match := range rubyPath.FindAllStringSubmatch(text, -1) {
+	text := rubyComment().ReplaceAllString(string(data), "")
+	for _, match := range rubyPath().FindAllStringSubmatch(text, -1) {
 		if !filepath.IsLocal(match[1]) && !strings.Contains(match[1], "#{") {
 			return nil, nil, &ManifestError{File: filepath.Join(packDir, gemfile), Problem: fmt.Sprintf("path %q lies outside the pack", match[1]),
 				Remedy: "put the gem below the pack, or give it a git: or a version"}
 		}
 	}
-	if call := bareGemspec.FindString(text); call != "" && !strings.HasSuffix(call, "path") {
+	if call := bareGemspec().FindString(text); call != "" && !strings.HasSuffix(call, "path") {
 		all = append(all, ".")
 	}
-	for _, match := range rubyLiteral.FindAllStringSubmatch(text, -1) {
+	for _, match := range rubyLiteral().FindAllStringSubmatch(text, -1) {
 		if name := cmp.Or(match[1], match[2]); name != "" && filepath.IsLocal(name) && exists(packDir, name) {
 			all = append(all, filepath.Clean(name))
 		}
 	}
-	for _, match := range rubyEnv.FindAllStringSubmatch(text, -1) {
+	for _, match := range rubyEnv().FindAllStringSubmatch(text, -1) {
 		names = append(names, match[1])
 	}
 	return all, names, nil
@@ -193,7 +192,7 @@ func (b *bundleBuild) layOut() error {
 		if err != nil {
 			return err
 		}
-		if err := os.WriteFile(filepath.Join(b.project, gemfileLock), bundledWith.ReplaceAll(lock, nil), 0o600); err != nil {
+		if err := os.WriteFile(filepath.Join(b.project, gemfileLock), bundledWith().ReplaceAll(lock, nil), 0o600); err != nil {
 			return err
 		}
 		if err := b.checkGems(filepath.Join(b.project, gemCache)); err != nil {
@@ -203,7 +202,7 @@ func (b *bundleBuild) layOut() error {
 	return b.writeConfig()
 }
 
-var bundledWith = regexp.MustCompile(`(?m)^BUNDLED WITH\r?\n[ \t]+\S+\r?\n?`)
+var bundledWith = lazily(`(?m)^BUNDLED WITH\r?\n[ \t]+\S+\r?\n?`)
 
 // writeConfig leaves the settings that bundler needs again when an action calls it: in the environment, where no credential
 // goes.
@@ -279,7 +278,7 @@ func (b *bundleBuild) run(ctx context.Context, options ...string) error {
 	site.Log = io.MultiWriter(b.site.Log, &said)
 	err := b.tool.run(ctx, site, append([]string{b.in.Interpreter.Path, b.bundle, "install"}, options...)...)
 	var failed *ToolFailure
-	if b.locked && errors.As(err, &failed) && frozenComplaint.Match(said.buffer.Bytes()) {
+	if b.locked && errors.As(err, &failed) && frozenComplaint().Match(said.buffer.Bytes()) {
 		return &ManifestError{File: filepath.Join(b.in.PackDir, gemfileLock), Problem: "it does not match " + gemfile,
 			Remedy: "run `bundle lock` and keep the new " + gemfileLock, Err: err}
 	}
@@ -287,7 +286,7 @@ func (b *bundleBuild) run(ctx context.Context, options ...string) error {
 }
 
 // frozenComplaint is bundler's word for a lock file that is not its Gemfile's.
-var frozenComplaint = regexp.MustCompile(`(?i)deployment mode|frozen mode|is frozen|lockfile can't be updated|gemfile lock is corrupt`)
+var frozenComplaint = lazily(`(?i)deployment mode|frozen mode|is frozen|lockfile can't be updated|gemfile lock is corrupt`)
 
 // reportBundle makes bundler say what it would give to a program: the load path in order, and every gem.
 const reportBundle = `
@@ -392,14 +391,14 @@ func (b *bundleBuild) checkGems(dir string) error {
 	return nil
 }
 
-var checksumLine = regexp.MustCompile(`^  (\S+) \(([^)]+)\).*\bsha256=([0-9a-f]+)`)
+var checksumLine = lazily(`^  (\S+) \(([^)]+)\).*\bsha256=([0-9a-f]+)`)
 
 // lockChecksums maps "name-version" to the SHA-256 of its gem file, in hex.
 func lockChecksums(lock []byte) map[string]string {
 	sums := map[string]string{}
 	_, section, _ := bytes.Cut(lock, []byte("\nCHECKSUMS"))
 	for line := range bytes.Lines(section) {
-		if match := checksumLine.FindSubmatch(line); match != nil {
+		if match := checksumLine().FindSubmatch(line); match != nil {
 			sums[string(match[1])+"-"+string(match[2])] = string(match[3])
 		}
 	}
@@ -554,13 +553,13 @@ func (s bundleSettings) read(file string) error {
 
 // decidingBundle are the settings, or beginnings of settings, that change what is installed. Others may be a host's
 // credentials, whose names cannot be told from settings that are yet to come.
-var decidingBundle = regexp.MustCompile(`^BUNDLE_(?:MIRROR__.*|BUILD__.*|LOCAL__.*|WITHOUT|WITH|ONLY|FORCE_RUBY_PLATFORM|SPECIFIC_PLATFORM|PREFER_PATCH|` +
+var decidingBundle = lazily(`^BUNDLE_(?:MIRROR__.*|BUILD__.*|LOCAL__.*|WITHOUT|WITH|ONLY|FORCE_RUBY_PLATFORM|SPECIFIC_PLATFORM|PREFER_PATCH|` +
 	`DISABLE_CHECKSUM_VALIDATION|DISABLE_MULTISOURCE|DISABLE_LOCAL_BRANCH_CHECK|TRUST___POLICY)$`)
 
 func (s bundleSettings) inputs() []envcache.KeyInput {
 	var all []envcache.KeyInput
 	for _, name := range slices.Sorted(maps.Keys(s)) {
-		if decidingBundle.MatchString(name) {
+		if decidingBundle().MatchString(name) {
 			all = append(all, envcache.KeyInput{Name: "setting:" + withoutCredentials(name), Value: withoutCredentials(s[name])})
 		}
 	}
@@ -571,7 +570,7 @@ func (s bundleSettings) inputs() []envcache.KeyInput {
 func (s bundleSettings) credentials() []string {
 	var all []string
 	for name, value := range s {
-		if decidingBundle.MatchString(name) || !strings.Contains(name, "__") && !strings.Contains(value, ":") {
+		if decidingBundle().MatchString(name) || !strings.Contains(name, "__") && !strings.Contains(value, ":") {
 			continue
 		}
 		user, password, both := strings.Cut(value, ":")
@@ -587,7 +586,7 @@ func (s bundleSettings) credentials() []string {
 func (s bundleSettings) sources(packDir string) string {
 	data, _ := os.ReadFile(filepath.Join(packDir, gemfile)) // read before
 	hash := sha256.New()
-	for _, match := range rubySource.FindAllSubmatch(data, -1) {
+	for _, match := range rubySource().FindAllSubmatch(data, -1) {
 		_, _ = fmt.Fprintln(hash, withoutCredentials(string(match[1])))
 	}
 	for _, input := range s.inputs() {

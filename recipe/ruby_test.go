@@ -16,6 +16,7 @@ import (
 
 	"github.com/attune-run/attune/detect"
 	"github.com/attune-run/attune/envcache"
+	"github.com/attune-run/attune/proc"
 	"github.com/attune-run/attune/runtime"
 )
 
@@ -341,5 +342,21 @@ func TestVersionsSideBySide(t *testing.T) {
 			keys[env.ID] = true
 		}
 		assert.Len(t, keys, 2)
+	}
+}
+
+// What bundler, cpanm and R said on a machine whose network was away, and what only looks like it.
+func TestRealWordsOfTrouble(t *testing.T) {
+	for said, want := range map[string]envcache.Class{
+		"Could not reach host nosuch.invalid. Check your network connection and try\nagain.":                                                         envcache.Transient,
+		"Could not fetch specs from http://127.0.0.1:1/ due to underlying error\n<Errno::ECONNREFUSED: Failed to open TCP connection to 127.0.0.1:1": envcache.Transient,
+		"! Finding Foo::Bar (0) on mirror http://127.0.0.1:1 failed.\n! Couldn't find module or a distribution Foo::Bar":                             envcache.Transient,
+		"! Finding Foo::Nope (0) on mirror file:///srv/mirror failed.\n! Couldn't find module or a distribution Foo::Nope":                           envcache.Permanent,
+		"URL 'http://127.0.0.1:1/x.tar.gz': status was 'Couldn't connect to server'":                                                                 envcache.Transient,
+		"[!] There was an error parsing `Gemfile`: unterminated string meets end of file":                                                            envcache.Permanent,
+		"Could not find gem 'nosuch' in rubygems repository http://127.0.0.1:18777/ or\ninstalled locally.":                                          envcache.Permanent,
+		"Errno::ENOSPC: No space left on device":                                                                                                     envcache.Passing,
+	} {
+		assertClass(t, want, toolFailure("tool", proc.Exit{Code: 1}, []byte(said)))
 	}
 }

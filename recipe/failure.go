@@ -45,6 +45,7 @@ func (e *TimeoutError) Class() envcache.Class { return envcache.Transient }
 
 // Installers do not tell by their exit codes what went wrong, so their last words are read. What is not recognized is
 // permanent: the same manifest fails the same way. The expressions are compiled by the first failure: a start pays for none.
+// cpanm says the same of a module that is not there and of a mirror that is not.
 var (
 	machineTrouble = lazily(`(?i)no space left on device|disk quota exceeded|cannot allocate memory|MemoryError|` +
 		`\b(?:ENOSPC|EDQUOT|ENOMEM|EMFILE|EROFS)\b|` +
@@ -53,6 +54,7 @@ var (
 		`\b(?:EAI_AGAIN|ENOTFOUND|ETIMEDOUT|ESOCKETTIMEDOUT|ECONNREFUSED|ECONNRESET|EPIPE|ENETUNREACH|EHOSTUNREACH)\b|` +
 		`timed? ?out|connection (?:refused|reset|aborted|error|broken)|socket hang up|unexpected EOF|` +
 		`network is unreachable|no route to host|tls handshake|remote end closed|IncompleteRead|` +
+		`could not reach host|could(?:n't| not) connect|timeout was reached|Finding .* on (?:cpanmetadb|mirror https?://\S+) failed|` +
 		`newconnectionerror|max retries exceeded|failed to fetch|error sending request|` +
 		`\b(?:401|403|407|408|425|429|500|502|503|504)\b[ :]*(?:client error|server error|unauthorized|forbidden|proxy auth|too many|internal|bad gateway|service|gateway)|` +
 		`HTTP (?:status )?(?:error )?(?:code )?:?(?:\w+ )*\(?(?:401|403|407|408|425|429|5\d\d)|ERR_PNPM_FETCH_(?:401|403|407|408|425|429|5\d\d)|E(?:401|403|407|429|5\d\d)\b`)

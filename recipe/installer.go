@@ -1,6 +1,7 @@
 package recipe
 
 import (
+	"bufio"
 	"context"
 	"errors"
 	"fmt"
@@ -66,6 +67,16 @@ func inFamily(families []string, name string) bool {
 
 func (i *installer) set(name, value string) { i.env[name] = value }
 
+// cutOff takes the network from a tool that has no word for that: every proxy is a port where nobody listens (discard, RFC 863).
+func (i *installer) cutOff() {
+	for _, name := range []string{"HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "FTP_PROXY"} {
+		i.set(name, "http://127.0.0.1:9")
+		i.set(strings.ToLower(name), "http://127.0.0.1:9")
+	}
+	delete(i.env, "NO_PROXY")
+	delete(i.env, "no_proxy")
+}
+
 // lookPath finds a program in the installer's PATH.
 func (i *installer) lookPath(name string) (string, bool) { return lookPath(i.env["PATH"], name) }
 
@@ -80,6 +91,30 @@ func lookPath(path, name string) (string, bool) {
 		}
 	}
 	return "", false
+}
+
+// findScript finds a tool that is a script of the interpreter's language: beside the interpreter, else in PATH. A version manager's
+// shim is none: the interpreter cannot run it, and it would lead to another one's tool.
+func findScript(in Input, name, language string) (string, bool) {
+	for _, dir := range append([]string{filepath.Dir(in.Interpreter.Path)}, filepath.SplitList(in.hostVar("PATH"))...) {
+		path, found := lookPath(dir, name)
+		if !found {
+			continue
+		}
+		if first, err := firstLine(path); err == nil && strings.HasPrefix(first, "#!") && strings.Contains(first, language) {
+			return path, true
+		}
+	}
+	return "", false
+}
+
+func firstLine(path string) (string, error) {
+	f, err := os.Open(path)
+	if err != nil {
+		return "", err
+	}
+	defer func() { _ = f.Close() }()
+	return bufio.NewReader(io.LimitReader(f, 512)).ReadString('\n')
 }
 
 // run runs one command of the installer to its end, its output into the build's log. An exit code other than 0 is a

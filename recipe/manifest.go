@@ -2,6 +2,8 @@ package recipe
 
 import (
 	"bytes"
+	"cmp"
+	"context"
 	"crypto/sha256"
 	"encoding/hex"
 	"errors"
@@ -16,6 +18,7 @@ import (
 	"unicode/utf8"
 
 	"github.com/attune-run/attune/envcache"
+	"github.com/attune-run/attune/proc"
 	"github.com/attune-run/attune/runtime"
 )
 
@@ -149,4 +152,145 @@ func copyFile(from, to string) error {
 		return err
 	}
 	return os.WriteFile(to, data, 0o600)
+}
+
+// ManifestError is a manifest that cannot be built as it stands, or what lies beside it and does not fit.
+type ManifestError struct {
+	File    string
+	Problem string
+	Remedy  string
+	Err     error // the tool's own error; may be nil
+}
+
+// Error names the file, the problem and the remedy.
+func (e *ManifestError) Error() string {
+	text := e.File + ": " + e.Problem
+	if e.Err != nil {
+		text += fmt.Sprintf(" (%v)", e.Err)
+	}
+	return text + "; " + e.Remedy
+}
+
+// Unwrap is the tool's own error.
+func (e *ManifestError) Unwrap() error { return e.Err }
+
+// Class is Permanent: the same files fail the same way.
+func (e *ManifestError) Class() envcache.Class { return envcache.Permanent }
+
+// manifestInputs are a manifest and its lock file; none without the manifest, or with one that says nothing.
+func manifestInputs(in Input, manifest, lock string) ([]envcache.KeyInput, error) {
+	data, found, err := readManifest(in.PackDir, manifest)
+	if err != nil || !found || saysNothing(data) {
+		return nil, err
+	}
+	inputs := []envcache.KeyInput{content(manifest, data)}
+	if lock == manifest {
+		return inputs, nil
+	}
+	locked, found, err := readManifest(in.PackDir, lock)
+	switch {
+	case err != nil:
+		return nil, err
+	case found:
+		inputs = append(inputs, content(lock, locked))
+	case in.Locked:
+		return nil, &NotLockedError{Manifest: manifest, Remedy: "keep " + lock + " beside it"}
+	}
+	return inputs, nil
+}
+
+// saysNothing is true for a manifest of blanks and comments.
+func saysNothing(data []byte) bool {
+	for line := range bytes.Lines(data) {
+		if line = bytes.TrimSpace(line); len(line) > 0 && line[0] != '#' {
+			return false
+		}
+	}
+	return true
+}
+
+// references are files and directories of a pack that decide what is built, relative to it. "." is the pack without its
+// dot directories.
+type references []string
+
+// inputs are their contents.
+func (r references) inputs(packDir string) ([]envcache.KeyInput, error) {
+	var all []envcache.KeyInput
+	for _, name := range r.distinct() {
+		input, err := tree(name, filepath.Join(packDir, name), func(_ string, item fs.DirEntry) bool { return !isVersionControl(item) })
+		if err != nil {
+			return nil, err
+		}
+		all = append(all, input)
+	}
+	return all, nil
+}
+
+// copy puts them below dir as they lie below packDir. Links are followed, as a digest of the contents does.
+func (r references) copy(packDir, dir string) error {
+	for _, name := range r.distinct() {
+		from := filepath.Join(packDir, name)
+		err := filepath.WalkDir(from, func(path string, item fs.DirEntry, err error) error {
+			if err != nil || path != from && isVersionControl(item) {
+				return cmp.Or(err, fs.SkipDir)
+			}
+			relative, err := filepath.Rel(packDir, path)
+			if err != nil {
+				return err
+			}
+			return copyItem(path, filepath.Join(dir, relative))
+		})
+		if err != nil {
+			return fmt.Errorf("copy %s: %w", from, err)
+		}
+	}
+	return nil
+}
+
+// copyItem copies a file with its executable bits, or makes a directory; what is neither is left out.
+func copyItem(from, to string) error {
+	info, err := os.Stat(from)
+	if err != nil {
+		return nil //nolint:nilerr // a dangling link is a fact of the tree, not a failure
+	}
+	if info.IsDir() {
+		return os.MkdirAll(to, 0o700)
+	}
+	if !info.Mode().IsRegular() {
+		return nil
+	}
+	if err := os.MkdirAll(filepath.Dir(to), 0o700); err != nil {
+		return err
+	}
+	data, err := os.ReadFile(from)
+	if err != nil {
+		return err
+	}
+	return os.WriteFile(to, data, 0o600|info.Mode().Perm()&0o111)
+}
+
+// distinct are the references that no other one holds.
+func (r references) distinct() references {
+	sorted := slices.Sorted(slices.Values(r))
+	var all references
+	for _, name := range slices.Compact(sorted) {
+		if !slices.ContainsFunc(all, func(outer string) bool { return outer == "." || strings.HasPrefix(name, outer+"/") }) {
+			all = append(all, name)
+		}
+	}
+	return all
+}
+
+// starts is a smoke check: the interpreter starts with an environment's variables.
+func starts(ctx context.Context, dir string, vars []runtime.EnvVar, argv ...string) error {
+	env, err := runtime.ApplyEnv([]string{"PATH=/usr/local/bin:/usr/bin:/bin", "HOME=" + dir}, vars, runtime.Vars{EnvDir: dir, Interpreter: argv[0]})
+	if err != nil {
+		return err
+	}
+	var out bytes.Buffer
+	exit, err := proc.Run(ctx, proc.Spec{Argv: argv, Env: env, Dir: dir, Stdout: &out, Stderr: &out})
+	if err == nil && (exit.Code != 0 || exit.Signal != 0) {
+		err = fmt.Errorf("%s exited with %d: %s", filepath.Base(argv[0]), exit.Code, strings.TrimSpace(out.String()))
+	}
+	return err
 }

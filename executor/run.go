@@ -31,7 +31,7 @@ func (x *execution) run(ctx context.Context) error {
 	}
 	x.exit, err = proc.Run(ctx, spec)
 	if err != nil {
-		return vanished(x.interpreter, spawnFailure(err))
+		return spawnFailure(err)
 	}
 	x.res.LeftoverProcesses = x.exit.Leftovers
 	x.res.Usage = UsageInfo{

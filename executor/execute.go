@@ -189,6 +189,9 @@ func (x *execution) makeReady(ctx context.Context) error {
 func (x *execution) fail(ctx context.Context, err error) {
 	var f *failure
 	var canceled *Cancellation
+	if errors.As(err, &f) && (x.stage == stageEnvironment || f.kind == kindSpawn) {
+		err = vanished(x.interpreter, err)
+	}
 	switch {
 	case errors.As(context.Cause(ctx), &canceled) || errors.Is(err, context.Canceled):
 		x.cancel(ctx)

@@ -32,7 +32,7 @@ func (x *execution) run(ctx context.Context) error {
 		}
 	}
 	if err != nil {
-		return vanished(x.interpreter, spawnFailure(err))
+		return spawnFailure(err)
 	}
 	x.res.LeftoverProcesses = x.exit.Leftovers
 	x.res.Usage = UsageInfo{

@@ -101,8 +101,8 @@ type RuntimeState struct {
 	Origin      string   `json:"origin"`      // whose spec it is: "built-in", or a file
 	Overrides   []string `json:"overrides"`   // origins of the specs that lie below and that it inherits from, the nearest first
 
-	// Interpreters are those that were found, the best first. Only ExplainRuntimes fills it.
-	Interpreters []InterpreterState `json:"interpreters,omitempty"`
+	// Interpreters are those that were found, the best first. Nil where nobody looked: only ExplainRuntimes does.
+	Interpreters []InterpreterState `json:"interpreters,omitzero"`
 }
 
 // InterpreterState is an interpreter, and the environment type of its version.
@@ -134,6 +134,7 @@ func (s *Service) ExplainRuntimes(ctx context.Context) (states []RuntimeState, p
 	specs, _ := s.Runtimes()
 	for _, spec := range specs {
 		state := State(spec)
+		state.Interpreters = []InterpreterState{}
 		for _, i := range found {
 			if i.Runtime == spec.Name {
 				state.Interpreters = append(state.Interpreters, InterpreterState{i, State(spec.For(i.Version)).Environment})

@@ -32,7 +32,7 @@ func (x *execution) loadScript() error {
 	if err := x.scriptRuntime(path); err != nil {
 		return err
 	}
-	if x.job.spec.Name == "python" {
+	if x.job.spec.Bare() == "python" {
 		if err := x.scriptConstraint(path); err != nil {
 			return err
 		}

@@ -11,6 +11,7 @@ import (
 	"slices"
 	"strings"
 	"time"
+	"unicode"
 
 	"github.com/attune-run/attune/envcache"
 	"github.com/attune-run/attune/internal/redact"
@@ -30,15 +31,18 @@ var hostVars = []string{
 
 // installer is the environment and the words of one tool's runs.
 type installer struct {
-	name string // as in errors
-	env  map[string]string
-	dir  string // working directory
+	name    string // as in errors
+	env     map[string]string
+	dir     string   // working directory
+	secrets []string // credentials beside those of env, for the log to mask
+	local   bool     // reaches no network: words like "timeout" in its output are the source's own
+	offline bool     // may not reach the network: what it misses it may have the next time
 }
 
 // newInstaller passes on what every installer needs and the variables of the given families, which are names, or
 // beginnings of names that end in "_". What would move the installation is left out.
 func newInstaller(in Input, name string, families ...string) *installer {
-	i := &installer{name: name, env: map[string]string{}, dir: in.PackDir}
+	i := &installer{name: name, env: map[string]string{}, dir: in.PackDir, offline: in.Network == Offline}
 	for _, entry := range in.HostEnv {
 		name, value, _ := strings.Cut(entry, "=")
 		if slices.Contains(hostVars, name) || inFamily(families, name) && !slices.Contains(moving, strings.ToUpper(name)) {
@@ -100,9 +104,24 @@ func (i *installer) run(ctx context.Context, site envcache.Site, argv ...string)
 	case exit.Cause != nil:
 		return fmt.Errorf("%s: %w", i.name, exit.Cause)
 	case exit.Signal != 0 || exit.Code != 0:
-		return toolFailure(i.name, exit, last.buffer.Bytes())
+		return i.failure(exit, last.buffer.Bytes())
 	}
 	return nil
+}
+
+// failure is a *ToolFailure whose class knows what this run was allowed to do.
+func (i *installer) failure(exit proc.Exit, tail []byte) error {
+	err := toolFailure(i.name, exit, tail)
+	var failure *ToolFailure
+	if errors.As(err, &failure) {
+		switch {
+		case i.local && failure.class == envcache.Transient:
+			failure.class = envcache.Permanent
+		case i.offline && !i.local && failure.class == envcache.Permanent:
+			failure.class = envcache.Passing
+		}
+	}
+	return err
 }
 
 func (i *installer) environ() []string {
@@ -116,12 +135,12 @@ func (i *installer) environ() []string {
 
 // credentials are what must not appear in the log: passwords in addresses, and tokens.
 func (i *installer) credentials() *redact.Set {
-	set := redact.New()
+	set := redact.New(i.secrets...)
 	for name, value := range i.env {
 		if isCredential(name) {
 			set.Add(value)
 		}
-		for word := range strings.FieldsSeq(value) {
+		for word := range strings.FieldsFuncSeq(value, func(r rune) bool { return unicode.IsSpace(r) || r == ',' || r == '|' }) { // GOPROXY's separators too
 			if u, err := url.Parse(word); err == nil && u.User != nil {
 				if password, ok := u.User.Password(); ok {
 					set.Add(password)

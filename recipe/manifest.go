@@ -1,6 +1,7 @@
 package recipe
 
 import (
+	"bytes"
 	"crypto/sha256"
 	"encoding/hex"
 	"errors"
@@ -11,6 +12,7 @@ import (
 	"path/filepath"
 	"regexp"
 	"strings"
+	"unicode/utf8"
 
 	"github.com/attune-run/attune/envcache"
 	"github.com/attune-run/attune/runtime"
@@ -35,6 +37,10 @@ func readManifest(dir, name string) (data []byte, found bool, err error) {
 	}
 	if err != nil {
 		return nil, false, fmt.Errorf("manifest: %w", err)
+	}
+	data = bytes.TrimPrefix(data, []byte("\xef\xbb\xbf"))
+	if filepath.Ext(name) != ".xml" && (!utf8.Valid(data) || bytes.IndexByte(data, 0) >= 0) { // XML names its encoding itself
+		return nil, true, fmt.Errorf("manifest: %s is not UTF-8 text; save it as UTF-8", filepath.Join(dir, name))
 	}
 	return data, true, nil
 }

@@ -59,12 +59,12 @@ func (e *SourceError) Class() envcache.Class { return envcache.Permanent }
 var (
 	machineTrouble = regexp.MustCompile(`(?i)no space left on device|ENOSPC|disk quota exceeded|EDQUOT|cannot allocate memory|ENOMEM|MemoryError|` +
 		`JavaScript heap out of memory|java\.lang\.OutOfMemoryError|insufficient memory for the Java|std::bad_alloc|signal: killed|too many open files|EMFILE|read-only file system|EROFS`)
-	networkTrouble = regexp.MustCompile(`(?i)name resolution|could not resolve|name or service not known|nodename nor servname|no such host|unknownhost|dns error|EAI_AGAIN|ENOTFOUND|` +
-		`unknown host|timed? ?out|ETIMEDOUT|ESOCKETTIMEDOUT|connection (?:refused|reset|aborted|error|broken)|ECONNREFUSED|ECONNRESET|EPIPE|socket hang up|unexpected EOF|` +
+	networkTrouble = regexp.MustCompile(`(?i)name resolution|could not resolve (?:host|proxy)|name or service not known|nodename nor servname|no such host|unknownhost|dns error|EAI_AGAIN|ENOTFOUND|` +
+		`unknown host|authentication failed|authorization failed|timed? ?out|ETIMEDOUT|ESOCKETTIMEDOUT|connection (?:refused|reset|aborted|error|broken)|ECONNREFUSED|ECONNRESET|EPIPE|socket hang up|unexpected EOF|` +
 		`network is unreachable|ENETUNREACH|EHOSTUNREACH|no route to host|tls handshake|remote end closed|IncompleteRead|` +
 		`newconnectionerror|max retries exceeded|failed to (?:fetch|download)|error sending request|` +
 		`\b(?:401|403|407|408|425|429|500|502|503|504)\b[ :]*(?:client error|server error|unauthorized|forbidden|proxy auth|too many|internal|bad gateway|service|gateway)|` +
-		`status code: (?:401|403|407|408|425|429|5\d\d)|HTTP (?:status )?(?:error )?(?:code )?:?(?:\w+ )*\(?(?:401|403|407|408|425|429|5\d\d)|ERR_PNPM_FETCH_(?:401|403|407|408|425|429|5\d\d)|E(?:401|403|407|429|5\d\d)\b`)
+		`status(?: code)?: (?:401|403|407|408|425|429|5\d\d)|HTTP (?:status )?(?:error )?(?:code )?:?(?:\w+ )*\(?(?:401|403|407|408|425|429|5\d\d)|ERR_PNPM_FETCH_(?:401|403|407|408|425|429|5\d\d)|E(?:401|403|407|429|5\d\d)\b`)
 )
 
 // toolFailure gives a run that was not ended by attune its class; tail is the end of its output.

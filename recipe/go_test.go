@@ -405,6 +405,10 @@ func TestGoScriptsWithoutAModule(t *testing.T) {
 		"../lib/lib.go": "package lib\n\nconst Text = \"outer\"\n",
 	}, "GOFLAGS=-mod=mod")
 	assert.Equal(t, "012", printed(t, in))
+	write(t, &in, "two.go", "package main\n\nfunc main() {}\n")
+	again, err := attempt(t, in)
+	require.NoError(t, err)
+	assert.Equal(t, envcache.Hit, again.State, "another program is no input")
 	in.AdHoc = true
 	assert.Equal(t, "012", printed(t, in))
 

@@ -7,7 +7,7 @@ import (
 	"debug/buildinfo"
 	"fmt"
 	"go/ast"
-	gobuild "go/build"
+	"go/build/constraint"
 	"go/parser"
 	"go/token"
 	"io/fs"
@@ -114,24 +114,21 @@ func (p *goProgram) addHelpers(in Input) error {
 	if err != nil {
 		return err
 	}
-	matching := buildContext(in)
+	tags := buildTags(in)
 	p.whole = p.module != nil
 	for _, item := range files {
 		path := filepath.Join(dir, item.Name())
 		if !strings.HasSuffix(path, ".go") || strings.HasSuffix(path, "_test.go") {
 			continue
 		}
-		match, err := matching.MatchFile(dir, item.Name())
-		if err != nil {
-			continue // what is broken is left to the compiler, if it comes to see it
-		}
+		file, _ := parser.ParseFile(token.NewFileSet(), path, nil, parser.ParseComments|parser.SkipObjectResolution)
+		match := file != nil && belongs(item.Name(), file, tags) // what is broken is left to the compiler, if it comes to see it
 		if path == in.Script {
 			p.whole = p.whole && match // a script with `//go:build ignore` runs by its name only
 			continue
 		}
-		file, _ := parser.ParseFile(token.NewFileSet(), path, nil, parser.SkipObjectResolution)
 		switch {
-		case !match || file == nil || file.Name == nil || file.Name.Name != "main":
+		case !match || file.Name == nil || file.Name.Name != "main":
 		case declaresMain(file):
 			p.whole = false
 		default:
@@ -150,17 +147,64 @@ func declaresMain(file *ast.File) bool {
 	})
 }
 
-// buildContext knows which files belong to a build here, GOFLAGS' tags included.
-func buildContext(in Input) gobuild.Context {
-	c, settings := gobuild.Default, goSettings(in)
-	c.GOOS, c.GOARCH = stdruntime.GOOS, stdruntime.GOARCH
-	c.CgoEnabled = settings["CGO_ENABLED"] != "0"
+// buildTags are the build constraints that hold here (https://pkg.go.dev/cmd/go#hdr-Build_constraints), GOFLAGS' own included. The
+// package go/build knows them as well, but costs every start of attune 0.2 ms.
+func buildTags(in Input) func(tag string) bool {
+	settings := goSettings(in)
+	tags := []string{stdruntime.GOOS, stdruntime.GOARCH, "unix", "gc"}
+	if settings["CGO_ENABLED"] != "0" {
+		tags = append(tags, "cgo")
+	}
 	for flag := range strings.FieldsSeq(settings["GOFLAGS"]) {
-		if tags, found := strings.CutPrefix(strings.TrimLeft(flag, "-"), "tags="); found {
-			c.BuildTags = strings.FieldsFunc(tags, func(r rune) bool { return r == ',' })
+		if list, found := strings.CutPrefix(strings.TrimLeft(flag, "-"), "tags="); found {
+			tags = append(tags, strings.Split(list, ",")...)
 		}
 	}
-	return c
+	return func(tag string) bool {
+		if version, found := strings.CutPrefix(tag, "go1."); found {
+			_, own, _ := strings.Cut(in.Interpreter.Version, ".")
+			own, _, _ = strings.Cut(own, ".")
+			wanted, errWanted := strconv.Atoi(version)
+			minor, errOwn := strconv.Atoi(own)
+			return errWanted == nil && errOwn == nil && wanted <= minor
+		}
+		return slices.Contains(tags, tag)
+	}
+}
+
+// Names of systems and machines, as a file's name may end in them (`go tool dist list`, and those of old).
+var (
+	goSystems = []string{"aix", "android", "darwin", "dragonfly", "freebsd", "hurd", "illumos", "ios", "js", "linux", "nacl", "netbsd",
+		"openbsd", "plan9", "solaris", "wasip1", "windows", "zos"}
+	goMachines = []string{"386", "amd64", "arm", "arm64", "loong64", "mips", "mips64", "mips64le", "mipsle", "ppc64", "ppc64le", "riscv", "riscv64",
+		"s390x", "sparc", "sparc64", "wasm"}
+)
+
+// belongs is true for a file whose name and whose //go:build line fit.
+func belongs(name string, file *ast.File, tags func(tag string) bool) bool {
+	words := strings.Split(strings.TrimSuffix(name, ".go"), "_")
+	if strings.HasPrefix(name, "_") || strings.HasPrefix(name, ".") {
+		return false
+	}
+	words = words[1:]
+	if n := len(words); n > 0 && slices.Contains(goMachines, words[n-1]) {
+		if !tags(words[n-1]) {
+			return false
+		}
+		words = words[:n-1]
+	}
+	if n := len(words); n > 0 && slices.Contains(goSystems, words[n-1]) && !tags(words[n-1]) {
+		return false
+	}
+	for _, group := range file.Comments {
+		for _, comment := range group.List {
+			if comment.Pos() < file.Package && constraint.IsGoBuild(comment.Text) {
+				expression, err := constraint.Parse(comment.Text)
+				return err == nil && expression.Eval(tags)
+			}
+		}
+	}
+	return !importsPackage(file, "C") || tags("cgo")
 }
 
 // goDecisive are go's settings that change what is compiled. Where modules come from is not among them: go.sum says what they hold.

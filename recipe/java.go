@@ -12,6 +12,7 @@ import (
 	"regexp"
 	"strconv"
 	"strings"
+	"sync"
 
 	"github.com/attune-run/attune/envcache"
 	"github.com/attune-run/attune/runtime"
@@ -65,13 +66,13 @@ func (java) Inputs(ctx context.Context, in Input) ([]envcache.KeyInput, error) {
 }
 
 // javaPackage is the package a source file declares.
-var javaPackage = regexp.MustCompile(`(?m)^\s*package\s+([\w.]+)\s*;`)
+var javaPackage = sync.OnceValue(func() *regexp.Regexp { return regexp.MustCompile(`(?m)^\s*package\s+([\w.]+)\s*;`) })
 
 // javaSources are the directories that a pack's classes and resources come from: the root of the script's package, lib, and
 // Maven's own layout.
 func javaSources(in Input, source []byte) []string {
 	root := filepath.Dir(in.Script)
-	if m := javaPackage.FindSubmatch(source); m != nil {
+	if m := javaPackage().FindSubmatch(source); m != nil {
 		path := string(filepath.Separator) + strings.ReplaceAll(string(m[1]), ".", string(filepath.Separator))
 		if above, found := strings.CutSuffix(root, path); found && strings.HasPrefix(above, in.PackDir) {
 			root = above
@@ -248,18 +249,20 @@ func javaSource(in Input, work string) (path string, text []byte, err error) {
 	return path, text, os.WriteFile(path, text, 0o600)
 }
 
-var javaType = regexp.MustCompile(`(?m)^\s*(?:(?:public|final|abstract|sealed|non-sealed|strictfp)\s+)*(?:class|record|enum|interface)\s+(\w+)`)
+var javaType = sync.OnceValue(func() *regexp.Regexp {
+	return regexp.MustCompile(`(?m)^\s*(?:(?:public|final|abstract|sealed|non-sealed|strictfp)\s+)*(?:class|record|enum|interface)\s+(\w+)`)
+})
 
 // mainClass is the class to run: the one named as the file, else the first of the file, as java's own source launcher takes
 // it (JEP 330).
 func mainClass(script, file string, source []byte, classes string) (string, error) {
 	prefix := ""
-	if m := javaPackage.FindSubmatch(source); m != nil {
+	if m := javaPackage().FindSubmatch(source); m != nil {
 		prefix = string(m[1]) + "."
 	}
 	name := strings.TrimSuffix(file, ".java")
 	if !exists(classes, strings.ReplaceAll(prefix+name, ".", "/")+".class") {
-		m := javaType.FindSubmatch(source)
+		m := javaType().FindSubmatch(source)
 		if m == nil {
 			return "", &SourceError{Path: script, Problem: "declares no class"}
 		}

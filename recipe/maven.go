@@ -13,6 +13,7 @@ import (
 	"regexp"
 	"slices"
 	"strings"
+	"sync"
 
 	"github.com/attune-run/attune/envcache"
 )
@@ -236,11 +237,11 @@ func userSettings(in Input) string {
 }
 
 // reference is a variable of the host's that a pom.xml or settings.xml names.
-var reference = regexp.MustCompile(`\$\{env\.(\w+)\}`)
+var reference = sync.OnceValue(func() *regexp.Regexp { return regexp.MustCompile(`\$\{env\.(\w+)\}`) })
 
 func references(text []byte) []string {
 	var names []string
-	for _, m := range reference.FindAllSubmatch(text, -1) {
+	for _, m := range reference().FindAllSubmatch(text, -1) {
 		if name := string(m[1]); !slices.Contains([]string{"MAVEN_ARGS", "MAVEN_OPTS"}, name) { // inputs anyway
 			names = append(names, name)
 		}
@@ -298,8 +299,8 @@ func settingsPasswords(in Input, path string) []string {
 	var collect func(e settingsElement)
 	collect = func(e settingsElement) {
 		if name := e.XMLName.Local; name == "passphrase" || isCredential(name) {
-			secrets = append(secrets, reference.ReplaceAllStringFunc(strings.TrimSpace(e.Text), func(name string) string {
-				return in.hostVar(reference.FindStringSubmatch(name)[1])
+			secrets = append(secrets, reference().ReplaceAllStringFunc(strings.TrimSpace(e.Text), func(name string) string {
+				return in.hostVar(reference().FindStringSubmatch(name)[1])
 			}))
 		}
 		for _, child := range e.Children {
@@ -411,12 +412,14 @@ func otherArguments(options string) []string {
 }
 
 // artifactLine is "   group:artifact:type[:classifier]:version:scope:/path", with remarks behind it.
-var artifactLine = regexp.MustCompile(`^\s+([^:\s]+:[^:\s]+):([^:\s]+)(?::([^:\s]+))?:([^:\s]+):(compile|runtime|provided|system|test):(/.*\.jar)(?:$| -- module | \(optional)`)
+var artifactLine = sync.OnceValue(func() *regexp.Regexp {
+	return regexp.MustCompile(`^\s+([^:\s]+:[^:\s]+):([^:\s]+)(?::([^:\s]+))?:([^:\s]+):(compile|runtime|provided|system|test):(/.*\.jar)(?:$| -- module | \(optional)`)
+})
 
 func parseArtifacts(list string) []artifact {
 	var all []artifact
 	for line := range strings.Lines(list) {
-		m := artifactLine.FindStringSubmatch(strings.TrimRight(line, "\r\n"))
+		m := artifactLine().FindStringSubmatch(strings.TrimRight(line, "\r\n"))
 		if m == nil || m[5] == "test" {
 			continue
 		}

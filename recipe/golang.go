@@ -405,11 +405,10 @@ func goTool(in Input) *installer {
 	case Offline:
 		tool.offlineModules(downloaded)
 	case PreferOffline:
-		proxies := cmp.Or(settings["GOPROXY"], defaultProxies(in.Interpreter.Path), "direct")
-		if downloaded != "off" {
-			proxies = downloaded + "," + proxies
+		// A go before 1.21 does not tell its default; its own module cache comes first anyway.
+		if proxies := cmp.Or(settings["GOPROXY"], defaultProxies(in.Interpreter.Path)); proxies != "" && downloaded != "off" {
+			tool.set("GOPROXY", downloaded+","+proxies)
 		}
-		tool.set("GOPROXY", proxies)
 	}
 	return tool
 }

@@ -15,6 +15,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/attune-run/attune/envcache"
+	"github.com/attune-run/attune/proc"
 	"github.com/attune-run/attune/runtime"
 )
 
@@ -149,6 +150,27 @@ public class Main {
 }
 `
 
+// What Maven 3.8 and go say when a server is away, or refuses.
+func TestWhatTheirServersSayIsTransient(t *testing.T) {
+	for _, words := range []string{
+		"Could not transfer artifact g:a:pom:1 from/to company (https://x): transfer failed for https://x/a.pom, status: 503 Service Unavailable",
+		"Could not transfer artifact g:a:pom:1 from/to company (https://x): authentication failed for https://x/a.pom, status: 401 Unauthorized",
+		"Could not transfer artifact g:a:pom:1 from/to company (https://x): x: Name or service not known",
+		"Could not transfer artifact g:a:pom:1 from/to company (https://x): Connect to x:443 [x/192.0.2.1] failed: connect timed out",
+		"example.com/greet@v1.2.3: reading https://x/example.com/greet/@v/v1.2.3.zip: 502 Bad Gateway",
+		"example.com/greet@v1.2.3: Get \"https://x\": dial tcp: lookup x on 192.0.2.1:53: no such host",
+	} {
+		assert.Equal(t, envcache.Transient, classOf(t, toolFailure("tool", proc.Exit{Code: 1}, []byte(words))), words)
+	}
+	for _, words := range []string{
+		"Could not resolve dependencies for project pack:pack:jar:1: Could not find artifact com.google.code.gson:no-such-thing:jar:1 in central (https://x)",
+		"reading https://x/example.com/greet/@v/v1.9.9.mod: 404 Not Found",
+		"verifying example.com/greet@v1.2.3: checksum mismatch",
+	} {
+		assert.Equal(t, envcache.Permanent, classOf(t, toolFailure("tool", proc.Exit{Code: 1}, []byte(words))), words)
+	}
+}
+
 // One test, because its parts share what Maven downloads: its own plugins take longer than everything else.
 func TestMaven(t *testing.T) {
 	in := javaPack(t, "actions/Main.java", map[string]string{
@@ -210,6 +232,20 @@ func TestMaven(t *testing.T) {
 		require.NoError(t, os.WriteFile(parent, []byte(strings.Replace(string(mustRead(t, parent)), "2.11.0", "2.10.1", 1)), 0o644))
 		after, _ := key(t, other)
 		assert.NotEqual(t, before.ID("/"), after.ID("/"), "the parent is an input")
+	})
+	t.Run("settings that the project names", func(t *testing.T) {
+		other := elsewhere(t, nil)
+		require.NoError(t, os.Mkdir(filepath.Join(other.PackDir, ".mvn"), 0o755))
+		write(t, &other, ".mvn/maven.config", "-s\nci.xml\n")
+		write(t, &other, "ci.xml", mirrorSettings("http://127.0.0.1:1", "x"))
+		require.NoError(t, os.Mkdir(filepath.Join(other.hostVar("HOME"), ".m2"), 0o755))
+		require.NoError(t, os.WriteFile(filepath.Join(other.hostVar("HOME"), ".m2/settings.xml"), []byte("<settings/>"), 0o600))
+		before, _ := key(t, other)
+		_, err := attempt(t, other)
+		assert.ErrorContains(t, err, "127.0.0.1:1")
+		write(t, &other, "ci.xml", mirrorSettings("http://127.0.0.1:2", "x"))
+		after, _ := key(t, other)
+		assert.NotEqual(t, before.ID("/"), after.ID("/"))
 	})
 	t.Run("a missing artifact", func(t *testing.T) {
 		other := elsewhere(t, map[string]string{"pom.xml": pomOf(dependency("com.google.code.gson", "no-such-thing", "1", ""))})

@@ -195,13 +195,18 @@ func projectSettings(dir string) string {
 	}
 }
 
-// mavenSettings are the settings files that apply, by the name of the key input. MAVEN_ARGS may name others.
+// mavenSettings are the settings files that apply, by the name of the key input. The project and MAVEN_ARGS may name others.
 func mavenSettings(in Input, mvn string) map[string]string {
 	files := map[string]string{"settings": userSettings(in)}
 	if real, err := filepath.EvalSymlinks(mvn); err == nil {
 		files["global settings"] = filepath.Join(filepath.Dir(filepath.Dir(real)), "conf/settings.xml")
 	}
-	words := strings.Fields(in.hostVar("MAVEN_ARGS"))
+	var words []string // the last one wins
+	if dir := projectSettings(in.PackDir); dir != "" {
+		config, _ := os.ReadFile(filepath.Join(dir, "maven.config")) // https://maven.apache.org/configure.html
+		words = strings.Fields(string(config))
+	}
+	words = append(words, strings.Fields(in.hostVar("MAVEN_ARGS"))...)
 	for i, word := range words {
 		option, value, joined := strings.Cut(word, "=")
 		if !joined && i+1 < len(words) {

@@ -55,8 +55,9 @@ func program(in Input) (goProgram, error) {
 	if script == nil || script.Name == nil { // a syntax error further down is left to the compiler's words
 		return goProgram{}, &SourceError{Path: in.Script, Problem: fmt.Sprintf("is no Go source: %v", err)}
 	}
-	if script.Name.Name != "main" && script.Name.Name != "_" {
-		return goProgram{}, &SourceError{Path: in.Script, Problem: fmt.Sprintf("is of package %s, so it is no program; a program's package is main", script.Name.Name)}
+	if script.Name.Name != "main" && script.Name.Name != "_" { // "_" stands for a name that could not be read
+		return goProgram{}, &SourceError{Path: in.Script,
+			Problem: fmt.Sprintf("is of package %s, so it is no program; a program's package is main", script.Name.Name)}
 	}
 	p := goProgram{files: []string{in.Script}, embeds: bytes.Contains(source, []byte("//go:embed")), cgo: importsPackage(script, "C")}
 	if p.cgo && goSettings(in)["CGO_ENABLED"] == "0" {

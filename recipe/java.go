@@ -10,6 +10,7 @@ import (
 	"os"
 	"path/filepath"
 	"regexp"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -54,7 +55,7 @@ func (java) Inputs(ctx context.Context, in Input) ([]envcache.KeyInput, error) {
 	}
 	for _, dir := range javaSources(in, source) {
 		sources, err := tree(relativeTo(in.PackDir, dir), dir, func(path string, item fs.DirEntry) bool {
-			return item.IsDir() && !isVersionControl(item) || strings.HasSuffix(path, ".java") || strings.HasSuffix(path, ".jar") || strings.HasSuffix(path, ".class")
+			return item.IsDir() && !isVersionControl(item) || slices.Contains([]string{".java", ".jar", ".class"}, filepath.Ext(path))
 		})
 		if err != nil {
 			return nil, err
@@ -101,10 +102,12 @@ func relativeTo(base, dir string) string {
 func (j java) Build(ctx context.Context, in Input, site envcache.Site) (envcache.Built, error) {
 	javac := filepath.Join(filepath.Dir(in.Interpreter.Path), "javac")
 	if _, err := os.Stat(javac); err != nil {
-		return envcache.Built{}, &ToolError{Tool: "javac", Manifest: in.Script, Remedy: "install a JDK, not only a JRE: there is none beside " + in.Interpreter.Path}
+		return envcache.Built{}, &ToolError{Tool: "javac", Manifest: in.Script,
+			Remedy: "install a JDK, not only a JRE: there is none beside " + in.Interpreter.Path}
 	}
 	if strings.Contains(in.PackDir+site.Dir, string(os.PathListSeparator)) {
-		return envcache.Built{}, &SourceError{Path: in.PackDir, Problem: "Java's class path cannot hold a path with a colon; move the pack or the cache"}
+		return envcache.Built{}, &SourceError{Path: in.PackDir,
+			Problem: "Java's class path cannot hold a path with a colon; move the pack or the cache"}
 	}
 	artifacts, err := mavenArtifacts(ctx, in, site)
 	if err != nil {

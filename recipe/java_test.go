@@ -39,7 +39,7 @@ func javaPack(t *testing.T, script string, files map[string]string, env ...strin
 	in.Interpreter.Path = path
 	in.Interpreter.Version = regexp.MustCompile(`version "([\d.]+)`).FindStringSubmatch(string(out))[1]
 	in.Downloads = filepath.Join(t.TempDir(), "downloads")
-	in.HostEnv = append([]string{"PATH=" + os.Getenv("PATH"), "HOME=" + t.TempDir(), "JAVA_TOOL_OPTIONS=-Dleaked=yes"}, env...)
+	in.HostEnv = append([]string{"PATH=" + os.Getenv("PATH"), "HOME=" + t.TempDir(), "JAVA_TOOL_OPTIONS=-Dleaked=yes", "MAVEN_OPTS=" + os.Getenv("MAVEN_OPTS")}, env...)
 	in.Probe = func(context.Context, *runtime.Spec, string) (runtime.Interpreter, error) {
 		return runtime.Interpreter{Version: "3.8.7"}, nil
 	}

@@ -43,7 +43,8 @@ func mavenInputs(ctx context.Context, in Input) ([]envcache.KeyInput, error) {
 	}
 	if !found {
 		if exists(in.PackDir, "build.gradle") || exists(in.PackDir, "build.gradle.kts") {
-			return nil, &SourceError{Path: in.PackDir, Problem: "has a Gradle build, which is not supported; name the dependencies in a pom.xml, or put the jars into lib"}
+			return nil, &SourceError{Path: in.PackDir,
+				Problem: "has a Gradle build, which is not supported; name the dependencies in a pom.xml, or put the jars into lib"}
 		}
 		return nil, nil
 	}
@@ -51,7 +52,8 @@ func mavenInputs(ctx context.Context, in Input) ([]envcache.KeyInput, error) {
 		return nil, nil
 	}
 	if in.Locked {
-		return nil, &NotLockedError{Manifest: filepath.Join(in.PackDir, "pom.xml"), Remedy: "Maven has no lock file; put the jars into the pack's lib directory"}
+		return nil, &NotLockedError{Manifest: filepath.Join(in.PackDir, "pom.xml"),
+			Remedy: "Maven has no lock file; put the jars into the pack's lib directory"}
 	}
 	mvn, err := findMaven(in)
 	if err != nil {
@@ -94,7 +96,8 @@ func mavenInputs(ctx context.Context, in Input) ([]envcache.KeyInput, error) {
 func findMaven(in Input) (string, error) {
 	mvn, found := lookPath(in.hostVar("PATH"), "mvn")
 	if !found {
-		return "", &ToolError{Tool: "mvn", Manifest: filepath.Join(in.PackDir, "pom.xml"), Remedy: "install Maven, or put the jars into the pack's lib directory"}
+		return "", &ToolError{Tool: "mvn", Manifest: filepath.Join(in.PackDir, "pom.xml"),
+			Remedy: "install Maven, or put the jars into the pack's lib directory"}
 	}
 	return mvn, nil
 }
@@ -418,7 +421,8 @@ func otherArguments(options string) []string {
 
 // artifactLine is "   group:artifact:type[:classifier]:version:scope:/path", with remarks behind it.
 var artifactLine = sync.OnceValue(func() *regexp.Regexp {
-	return regexp.MustCompile(`^\s+([^:\s]+:[^:\s]+):([^:\s]+)(?::([^:\s]+))?:([^:\s]+):(compile|runtime|provided|system|test):(/.*\.jar)(?:$| -- module | \(optional)`)
+	return regexp.MustCompile(`^\s+([^:\s]+:[^:\s]+):([^:\s]+)(?::([^:\s]+))?:([^:\s]+):(compile|runtime|provided|system|test):` +
+		`(/.*\.jar)(?:$| -- module | \(optional)`)
 })
 
 func parseArtifacts(list string) []artifact {

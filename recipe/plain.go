@@ -87,7 +87,8 @@ func firstLineProblem(head []byte) string {
 		return "begins with an empty #! line; name its interpreter there"
 	}
 	if _, err := os.Stat(words[0]); filepath.IsAbs(words[0]) && errors.Is(err, fs.ErrNotExist) {
-		return fmt.Sprintf("begins with \"#!%s\", and there is no %s on this machine; install it, or name one that is there", strings.TrimSpace(text), words[0])
+		return fmt.Sprintf("begins with \"#!%s\", and there is no %s on this machine; install it, or name one that is there",
+			strings.TrimSpace(text), words[0])
 	}
 	return ""
 }

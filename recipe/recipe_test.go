@@ -140,7 +140,8 @@ func TestLocked(t *testing.T) {
 		"all hashes":    {"python", map[string]string{"requirements.txt": "six==1.17.0 \\\n  --hash=sha256:ab\n"}, true},
 		"no npm lock":   {"node", map[string]string{"package.json": `{"dependencies":{"semver":"7.6.3"}}`}, false},
 		"npm lock":      {"node", map[string]string{"package.json": `{"dependencies":{"semver":"7.6.3"}}`, "package-lock.json": "{}"}, true},
-		"pom.xml":       {"java", map[string]string{"pom.xml": "<project/>", "A.java": "class A {}"}, false},
+		"pom.xml":       {"java", map[string]string{"pom.xml": pomOf(dependency("g", "a", "1", "")), "A.java": "class A {}"}, false},
+		"empty pom.xml": {"java", map[string]string{"pom.xml": "<project/>", "A.java": "class A {}"}, true},
 		"cpanfile only": {"perl", map[string]string{"cpanfile": "requires 'JSON';"}, false},
 	} {
 		in := input(t, c.runtime, c.files)

@@ -8,13 +8,16 @@ LDFLAGS := -s -w $(if $(VERSION),-X github.com/attune-run/attune/internal/versio
 export CGO_ENABLED ?= 0
 
 .DEFAULT_GOAL := help
-.PHONY: help bootstrap build install demo test check fmt bench clean ci
+.PHONY: help bootstrap bootstrap-tests build install demo test check fmt bench clean ci
 
 help: ## Show this list
-	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  %-16s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
-bootstrap: ## Install what the demo and the tests need (Debian packages, as root)
+bootstrap: ## Install what the demo needs (Debian packages, as root)
 	@./scripts/bootstrap
+
+bootstrap-tests: ## Install what the tests need as well
+	@./scripts/bootstrap tests
 
 build: ## Build static binaries into bin/
 	@mkdir -p $(BIN)
@@ -28,7 +31,7 @@ install: build ## Install attune-run, and attune as its short name, below PREFIX
 demo: bootstrap build ## Build, and run the examples in every language
 	@./scripts/demo $(BIN)/attune-run
 
-test: check ## Check the code and run all tests under the race detector
+test: bootstrap-tests check ## Check the code and run all tests under the race detector
 	CGO_ENABLED=1 go test -race ./...
 
 check: ## Formatting, vet, staticcheck

@@ -143,17 +143,15 @@ func spawn(spec *Spec, attr *os.ProcAttr) (*os.Process, error) {
 	return o.process, o.err
 }
 
-// execRetrying starts the program; one that was just written may still be open for writing in
-// a child another thread is forking (ETXTBSY), which passes.
+// execRetrying starts the program. One that somebody has open for writing cannot be started (ETXTBSY). That mostly passes: it was just
+// written, and a child that another thread is forking holds a copy of the descriptor until it execs. So it is tried for a second.
 func execRetrying(argv []string, attr *os.ProcAttr) (*os.Process, error) {
-	pause := time.Millisecond
-	for attempt := 0; ; attempt++ {
+	for pause := time.Millisecond; ; pause *= 2 {
 		process, err := os.StartProcess(argv[0], argv, attr)
-		if attempt == 6 || !errors.Is(err, unix.ETXTBSY) {
+		if !errors.Is(err, unix.ETXTBSY) || pause > 512*time.Millisecond {
 			return process, err
 		}
 		time.Sleep(pause)
-		pause *= 2
 	}
 }
 

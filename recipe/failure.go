@@ -49,15 +49,15 @@ func (e *TimeoutError) Class() envcache.Class { return envcache.Transient }
 var (
 	machineTrouble = lazily(`(?i)no space left on device|disk quota exceeded|cannot allocate memory|MemoryError|` +
 		`\b(?:ENOSPC|EDQUOT|ENOMEM|EMFILE|EROFS)\b|` +
-		`JavaScript heap out of memory|java\.lang\.OutOfMemoryError|std::bad_alloc|signal: killed|too many open files|read-only file system`)
-	networkTrouble = lazily(`(?i)name resolution|could not resolve|name or service not known|nodename nor servname|no such host|unknownhost|dns error|` +
+		`JavaScript heap out of memory|java\.lang\.OutOfMemoryError|insufficient memory for the Java|std::bad_alloc|signal: killed|too many open files|read-only file system`)
+	networkTrouble = lazily(`(?i)name resolution|could not resolve (?:host|proxy)|name or service not known|nodename nor servname|no such host|unknown ?host|dns error|` +
 		`\b(?:EAI_AGAIN|ENOTFOUND|ETIMEDOUT|ESOCKETTIMEDOUT|ECONNREFUSED|ECONNRESET|EPIPE|ENETUNREACH|EHOSTUNREACH)\b|` +
-		`timed? ?out|connection (?:refused|reset|aborted|error|broken)|socket hang up|unexpected EOF|` +
+		`timed? ?out|connection (?:refused|reset|aborted|error|broken)|socket hang up|unexpected EOF|authentication failed|authorization failed|` +
 		`network is unreachable|no route to host|tls handshake|remote end closed|IncompleteRead|` +
 		`could not reach host|could(?:n't| not) connect|timeout was reached|Finding .* on (?:cpanmetadb|mirror https?://\S+) failed|` +
 		`newconnectionerror|max retries exceeded|failed to fetch|error sending request|` +
 		`\b(?:401|403|407|408|425|429|500|502|503|504)\b[ :]*(?:client error|server error|unauthorized|forbidden|proxy auth|too many|internal|bad gateway|service|gateway)|` +
-		`HTTP (?:status )?(?:error )?(?:code )?:?(?:\w+ )*\(?(?:401|403|407|408|425|429|5\d\d)|ERR_PNPM_FETCH_(?:401|403|407|408|425|429|5\d\d)|E(?:401|403|407|429|5\d\d)\b`)
+		`status(?: code)?: (?:401|403|407|408|425|429|5\d\d)|HTTP (?:status )?(?:error )?(?:code )?:?(?:\w+ )*\(?(?:401|403|407|408|425|429|5\d\d)|ERR_PNPM_FETCH_(?:401|403|407|408|425|429|5\d\d)|E(?:401|403|407|429|5\d\d)\b`)
 )
 
 func lazily(expression string) func() *regexp.Regexp {

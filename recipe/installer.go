@@ -34,13 +34,15 @@ type installer struct {
 	name    string // as in errors
 	env     map[string]string
 	dir     string   // working directory
-	secrets []string // to keep out of the log, beside what credentials finds in env
+	secrets []string // credentials beside those of env, for the log to mask
+	local   bool     // reaches no network: words like "timeout" in its output are the source's own
+	offline bool     // may not reach the network: what it misses it may have the next time
 }
 
 // newInstaller passes on what every installer needs and the variables of the given families, which are names, or
 // beginnings of names that end in "_". What would move the installation is left out.
 func newInstaller(in Input, name string, families ...string) *installer {
-	i := &installer{name: name, env: map[string]string{}, dir: in.PackDir}
+	i := &installer{name: name, env: map[string]string{}, dir: in.PackDir, offline: in.Network == Offline}
 	for _, entry := range in.HostEnv {
 		name, value, _ := strings.Cut(entry, "=")
 		if slices.Contains(hostVars, name) || inFamily(families, name) && !slices.Contains(moving, strings.ToUpper(name)) {
@@ -136,9 +138,24 @@ func (i *installer) run(ctx context.Context, site envcache.Site, argv ...string)
 	case exit.Cause != nil:
 		return fmt.Errorf("%s: %w", i.name, exit.Cause)
 	case exit.Signal != 0 || exit.Code != 0:
-		return toolFailure(i.name, exit, last.buffer.Bytes())
+		return i.failure(exit, last.buffer.Bytes())
 	}
 	return nil
+}
+
+// failure is a *ToolFailure whose class knows what this run was allowed to do.
+func (i *installer) failure(exit proc.Exit, tail []byte) error {
+	err := toolFailure(i.name, exit, tail)
+	var failure *ToolFailure
+	if errors.As(err, &failure) {
+		switch {
+		case i.local && failure.class == envcache.Transient:
+			failure.class = envcache.Permanent
+		case i.offline && !i.local && failure.class == envcache.Permanent:
+			failure.class = envcache.Passing
+		}
+	}
+	return err
 }
 
 func (i *installer) environ() []string {
@@ -191,6 +208,26 @@ func authority(rest string) string {
 		return rest[:end]
 	}
 	return rest
+}
+
+// netrcPasswords are the passwords of the user's netrc file, which installers read by themselves.
+func netrcPasswords(in Input) []string {
+	path := in.hostVar("NETRC")
+	if path == "" {
+		path = filepath.Join(in.hostVar("HOME"), ".netrc")
+	}
+	data, err := os.ReadFile(path)
+	if err != nil {
+		return nil
+	}
+	var passwords []string
+	words := strings.Fields(string(data))
+	for i := 1; i < len(words); i++ {
+		if words[i-1] == "password" {
+			passwords = append(passwords, words[i])
+		}
+	}
+	return passwords
 }
 
 // isCredential tells by its name that a setting holds a credential.

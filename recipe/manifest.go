@@ -46,6 +46,10 @@ func readManifest(dir, name string) (data []byte, found bool, err error) {
 	if err != nil {
 		return nil, false, fmt.Errorf("manifest: %w", err)
 	}
+	data = bytes.TrimPrefix(data, []byte("\xef\xbb\xbf"))
+	if filepath.Ext(name) != ".xml" && (!utf8.Valid(data) || bytes.IndexByte(data, 0) >= 0) { // XML names its encoding itself
+		return nil, true, fmt.Errorf("manifest: %s is not UTF-8 text; save it as UTF-8", filepath.Join(dir, name))
+	}
 	return data, true, nil
 }
 
@@ -154,12 +158,12 @@ func copyFile(from, to string) error {
 	return os.WriteFile(to, data, 0o600)
 }
 
-// ManifestError is a manifest that cannot be built as it stands, or what lies beside it and does not fit.
+// ManifestError is a manifest or a source that cannot be built as it stands, or what lies beside it and does not fit.
 type ManifestError struct {
 	File    string
 	Problem string
-	Remedy  string
-	Err     error // the tool's own error; may be nil
+	Remedy  string // may be empty where the problem says it all
+	Err     error  // the tool's own error; may be nil
 }
 
 // Error names the file, the problem and the remedy.
@@ -168,7 +172,10 @@ func (e *ManifestError) Error() string {
 	if e.Err != nil {
 		text += fmt.Sprintf(" (%v)", e.Err)
 	}
-	return text + "; " + e.Remedy
+	if e.Remedy != "" {
+		text += "; " + e.Remedy
+	}
+	return text
 }
 
 // Unwrap is the tool's own error.

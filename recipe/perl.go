@@ -37,7 +37,7 @@ func (perl) Inputs(ctx context.Context, in Input) ([]envcache.KeyInput, error) {
 	if err != nil || inputs == nil {
 		return nil, err
 	}
-	if mirrored(in.PackDir) {
+	if hasOwnMirror(in.PackDir) {
 		files, err := references{cpanMirror}.inputs(in.PackDir)
 		if err != nil {
 			return nil, err
@@ -54,8 +54,8 @@ func (perl) Inputs(ctx context.Context, in Input) ([]envcache.KeyInput, error) {
 	return append(inputs, variables(in, "PERL_CPANM_OPT")...), nil
 }
 
-// mirrored tells whether the pack brings a mirror of its own.
-func mirrored(packDir string) bool { return exists(packDir, cpanMirror+"/authors/id") }
+// hasOwnMirror tells whether the pack brings a mirror of its own.
+func hasOwnMirror(packDir string) bool { return exists(packDir, cpanMirror+"/authors/id") }
 
 func (perl) Build(ctx context.Context, in Input, site envcache.Site) (envcache.Built, error) {
 	cpanm, found := findScript(in, "cpanm", "perl")
@@ -150,7 +150,7 @@ func (b *cpanBuild) index() string { return filepath.Join(b.work, "02packages.de
 func (b *cpanBuild) install(ctx context.Context) error {
 	b.site.Phase("installing cpanfile with cpanm")
 	switch {
-	case mirrored(b.in.PackDir):
+	case hasOwnMirror(b.in.PackDir):
 		if !b.locked && !exists(b.in.PackDir, cpanMirror+"/modules/02packages.details.txt.gz") {
 			return &ManifestError{File: filepath.Join(b.in.PackDir, cpanMirror), Problem: "it has no modules/02packages.details.txt.gz, and there is no " + cpanfileSnapshot,
 				Remedy: "make it with `carton bundle`, or keep " + cpanfileSnapshot + " beside " + cpanfile}

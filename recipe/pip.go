@@ -439,23 +439,3 @@ func basePipVersion(in Input) string {
 	}
 	return ""
 }
-
-// netrcPasswords are what must not appear in a log.
-func netrcPasswords(in Input) []string {
-	file := in.hostVar("NETRC")
-	if file == "" {
-		file = filepath.Join(in.hostVar("HOME"), ".netrc")
-	}
-	data, err := os.ReadFile(file)
-	if err != nil {
-		return nil
-	}
-	var all []string
-	words := bytes.Fields(data)
-	for i, word := range words {
-		if string(word) == "password" && i+1 < len(words) {
-			all = append(all, string(words[i+1]))
-		}
-	}
-	return all
-}

@@ -135,7 +135,8 @@ func TestLocked(t *testing.T) {
 		"all hashes":    {"python", map[string]string{"requirements.txt": "six==1.17.0 \\\n  --hash=sha256:ab\n"}, true},
 		"no npm lock":   {"node", map[string]string{"package.json": `{"dependencies":{"semver":"7.6.3"}}`}, false},
 		"npm lock":      {"node", map[string]string{"package.json": `{"dependencies":{"semver":"7.6.3"}}`, "package-lock.json": "{}"}, true},
-		"pom.xml":       {"java", map[string]string{"pom.xml": "<project/>", "A.java": "class A {}"}, false},
+		"pom.xml":       {"java", map[string]string{"pom.xml": pomOf(dependency("g", "a", "1", "")), "A.java": "class A {}"}, false},
+		"empty pom.xml": {"java", map[string]string{"pom.xml": "<project/>", "A.java": "class A {}"}, true},
 		"cpanfile only": {"perl", map[string]string{"cpanfile": "requires 'JSON';"}, false},
 	} {
 		in := input(t, c.runtime, c.files)
@@ -182,34 +183,4 @@ func build(t *testing.T, in Input) (*envcache.Env, Command) {
 	command, err := r.Command(in, env)
 	require.NoError(t, err)
 	return env, command
-}
-
-func TestGoIsCompiledOnce(t *testing.T) {
-	path, found := lookPath(os.Getenv("PATH"), "go")
-	require.True(t, found, "go is missing")
-	in := realInterpreter(t, "go", path)
-	write(t, &in, "one.go", "package main\n\nfunc main() { println(\"one\") }\n")
-	write(t, &in, "two.go", "package main\n\nfunc main() { println(\"two\") }\n")
-	in.Script = filepath.Join(in.PackDir, "one.go")
-	env, command := build(t, in)
-	assert.Equal(t, []string{filepath.Join(env.Dir, "bin/action")}, command.Argv)
-	write(t, &in, "two.go", "package main\n\nfunc main() { println(\"changed\") }\n")
-	again, _ := build(t, in)
-	assert.Equal(t, envcache.Hit, again.State, "another single file is no input")
-	write(t, &in, "one.go", "package main\n\nfunc main() { println(\"1\") }\n")
-	changed, _ := build(t, in)
-	assert.NotEqual(t, env.Dir, changed.Dir)
-}
-
-func TestPrograms(t *testing.T) {
-	in := input(t, "native", map[string]string{"run": "x"})
-	in.Interpreter = runtime.Interpreter{}
-	in.Script = filepath.Join(in.PackDir, "run")
-	_, err := plain{}.Command(in, nil)
-	var refused *NotExecutableError
-	require.ErrorAs(t, err, &refused)
-	require.NoError(t, os.Chmod(in.Script, 0o755))
-	command, err := plain{}.Command(in, nil)
-	require.NoError(t, err)
-	assert.Equal(t, []string{in.Script}, command.Argv)
 }

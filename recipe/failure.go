@@ -60,7 +60,7 @@ var (
 )
 
 // missingOffline is how pip and uv say that something is not among what was downloaded.
-var missingOffline = regexp.MustCompile(`(?i)no matching distribution|could not find a version|not found in the cache|network was disabled|--offline`)
+var missingOffline = regexp.MustCompile(`(?i)no matching distribution|could not find a version|(?:not|wasn't) found in the cache|network (?:was|connectivity is) disabled`)
 
 // toolFailure gives a run that was not ended by attune its class; tail is the end of its output.
 func toolFailure(tool string, exit proc.Exit, tail []byte) error {

@@ -19,6 +19,7 @@ type ToolFailure struct {
 	Code   int            // exit code; 0 when it was ended by a signal
 	Signal syscall.Signal // 0 unless a signal ended it
 	class  envcache.Class
+	output []byte // its last words
 }
 
 // Error names the tool and how it ended.
@@ -60,6 +61,9 @@ var (
 		`status(?: code)?: (?:401|403|407|408|425|429|5\d\d)|HTTP (?:status )?(?:error )?(?:code )?:?(?:\w+ )*\(?(?:401|403|407|408|425|429|5\d\d)|ERR_PNPM_FETCH_(?:401|403|407|408|425|429|5\d\d)|E(?:401|403|407|429|5\d\d)\b`)
 )
 
+// missingOffline is how pip and uv say that something is not among what was downloaded.
+var missingOffline = lazily(`(?i)no matching distribution|could not find a version|(?:not|wasn't) found in the cache|network (?:was|connectivity is) disabled`)
+
 func lazily(expression string) func() *regexp.Regexp {
 	return sync.OnceValue(func() *regexp.Regexp { return regexp.MustCompile(expression) })
 }
@@ -67,9 +71,9 @@ func lazily(expression string) func() *regexp.Regexp {
 // toolFailure gives a run that was not ended by attune its class; tail is the end of its output.
 func toolFailure(tool string, exit proc.Exit, tail []byte) error {
 	if exit.Signal != 0 {
-		return &ToolFailure{Tool: tool, Signal: exit.Signal, class: envcache.Passing}
+		return &ToolFailure{Tool: tool, Signal: exit.Signal, class: envcache.Passing, output: tail}
 	}
-	failure := &ToolFailure{Tool: tool, Code: exit.Code, class: envcache.Permanent}
+	failure := &ToolFailure{Tool: tool, Code: exit.Code, class: envcache.Permanent, output: tail}
 	switch {
 	case exit.Code > 128 && exit.Code < 160, machineTrouble().Match(tail): // a shell's word for a signal
 		failure.class = envcache.Passing

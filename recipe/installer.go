@@ -309,13 +309,13 @@ func (e *OfflineError) Unwrap() error { return e.Err }
 // Class is Passing: the same build succeeds with the network.
 func (e *OfflineError) Class() envcache.Class { return envcache.Passing }
 
-// offlineMiss is nil where err is; a build that was canceled is no miss.
+// offlineMiss makes an *OfflineError of a failure for want of the network; every other error stays as it is.
 func offlineMiss(manifest string, err error) error {
 	var failed *ToolFailure
-	if err == nil || errors.As(err, &failed) && failed.Signal != 0 {
-		return err
+	if errors.As(err, &failed) && failed.Signal == 0 && (missingOffline().Match(failed.output) || networkTrouble().Match(failed.output)) {
+		return &OfflineError{Manifest: manifest, Err: err}
 	}
-	return &OfflineError{Manifest: manifest, Err: err}
+	return err
 }
 
 // NotLockedError is a manifest that does not pin what it installs, where that was asked for.

@@ -91,7 +91,7 @@ func (p pipBuild) wheels(ctx context.Context) ([]wheel, error) {
 // resolveOffline keeps pip from the network: without an index, and behind a proxy that is not there.
 func (p pipBuild) resolveOffline(ctx context.Context) ([]wheel, error) {
 	if len(p.deps.remote) > 0 {
-		return nil, fmt.Errorf("%s comes from an address of its own", withoutCredentials(p.deps.remote[0]))
+		return nil, &OfflineError{Manifest: p.deps.manifest, Err: fmt.Errorf("%q has an address of its own", withoutCredentials(p.deps.remote[0]))}
 	}
 	var local []string
 	for _, place := range strings.Fields(p.settings["PIP_FIND_LINKS"]) {
@@ -144,7 +144,7 @@ func (p pipBuild) resolve(ctx context.Context, extra ...string) ([]wheel, error)
 	}
 	said := tail{max: 1 << 20}
 	if err := pip.run(ctx, p.loggedTo(io.MultiWriter(p.site.Log, &said)), append(argv, options...)...); err != nil {
-		return nil, p.explain(ctx, pip, argv, err, said.buffer.String())
+		return nil, p.explain(ctx, pip, argv, err)
 	}
 	return p.got(got, said.buffer.String())
 }
@@ -155,22 +155,23 @@ func (p pipBuild) loggedTo(w io.Writer) envcache.Site {
 	return site
 }
 
-var (
-	nothingFound = regexp.MustCompile(`satisfies the requirement (\S+).*\(from versions: none\)`)
-	notFetched   = regexp.MustCompile(`(?m)^.*Could not fetch URL (?:.*)$`)
-)
-
 // explain asks again for a package of which pip has found nothing, because pip says only in its verbose output that it could not
 // reach the index, or was refused.
-func (p pipBuild) explain(ctx context.Context, pip *installer, argv []string, err error, said string) error {
+func (p pipBuild) explain(ctx context.Context, pip *installer, argv []string, err error) error {
 	var failed *ToolFailure
-	missing := nothingFound.FindStringSubmatch(said)
-	if !errors.As(err, &failed) || failed.class != envcache.Permanent || missing == nil || pip.env["PIP_NO_INDEX"] != "" {
+	if !errors.As(err, &failed) || failed.class != envcache.Permanent || pip.env["PIP_NO_INDEX"] != "" {
+		return err
+	}
+	missing := regexp.MustCompile(`satisfies the requirement (\S+).*\(from versions: none\)`).FindSubmatch(failed.output)
+	if missing == nil {
 		return err
 	}
 	var verbose tail
-	_ = pip.run(ctx, p.loggedTo(&verbose), append(argv, "-vv", "--no-deps", missing[1])...)
-	for _, line := range notFetched.FindAll(verbose.buffer.Bytes(), -1) {
+	_ = pip.run(ctx, p.loggedTo(&verbose), append(argv, "-vv", "--no-deps", string(missing[1]))...)
+	for line := range bytes.Lines(verbose.buffer.Bytes()) {
+		if !bytes.Contains(line, []byte("Could not fetch URL")) {
+			continue
+		}
 		_, _ = p.site.Log.Write(append(bytes.TrimSpace(line), '\n'))
 		if networkTrouble().Match(line) {
 			failed.class = envcache.Transient

@@ -56,22 +56,34 @@ func (t pythonTool) identity() string {
 	return "pip " + t.version
 }
 
-// choosePythonTool prefers uv unless pip is configured in a way that uv cannot follow: a mirror is never left silently.
+// choosePythonTool prefers uv unless pip is configured in a way that uv cannot follow: a mirror is never left silently. uv
+// cannot compile for interpreters before 3.7.
 func choosePythonTool(ctx context.Context, in Input, deps pythonDeps, settings pipConfig) (pythonTool, error) {
+	only := "" // what only uv can install
+	switch {
+	case deps.uvLock:
+		only = "uv.lock"
+	case deps.uvFile != "":
+		only = "[tool.uv] in " + deps.uvFile
+	}
 	path, found := lookPath(in.hostVar("PATH"), "uv")
-	if _, odd := settings.forUV(in); found && odd == "" {
+	_, odd := settings.forUV(in)
+	if found && odd == "" && runtime.CompareVersions(in.Interpreter.Version, "3.7") >= 0 {
 		version, err := in.toolVersion(ctx, "uv", path, uvPattern)
 		if err == nil {
 			return pythonTool{uv: path, version: version}, nil
 		}
+		if only != "" {
+			return pythonTool{}, fmt.Errorf("%s needs uv, and %s does not tell its version: %w", only, path, err)
+		}
 	}
 	switch {
-	case deps.uvLock:
-		return pythonTool{}, &ToolError{Tool: "uv", Manifest: "uv.lock", Remedy: "install uv, or give hashes in a requirements.txt (`uv export`)"}
-	case deps.uvFile != "":
-		return pythonTool{}, &ToolError{Tool: "uv", Manifest: "[tool.uv] in " + deps.uvFile, Remedy: "install uv, or take [tool.uv] out"}
+	case only == "":
+		return pythonTool{version: basePipVersion(in)}, nil
+	case found && odd != "":
+		return pythonTool{}, fmt.Errorf("%s needs uv, which cannot follow pip's setting %s; take the setting out of pip's configuration", only, odd)
 	}
-	return pythonTool{version: basePipVersion(in)}, nil
+	return pythonTool{}, &ToolError{Tool: "uv", Manifest: only, Remedy: "install uv, or list what is needed in a requirements.txt (`uv export` writes one with hashes)"}
 }
 
 // pythonName is "python3.12", or "python3.13t" for a free-threaded build.

@@ -478,6 +478,10 @@ func TestPythonBadManifests(t *testing.T) {
 			assert.NotContains(t, err.Error(), "hunter2", name)
 		}
 	}
+	// What pip is told must hold for uv as well.
+	odd := pythonPack(t, "uv", map[string]string{"pyproject.toml": "[project]\nname = \"p\"\ndependencies = [\"x\"]\n", "uv.lock": "version = 1\n"}, "PIP_PRE=1")
+	_, _, err := Key(context.Background(), python{}, odd)
+	assert.ErrorContains(t, err, "PIP_PRE")
 	// A byte order mark is no text.
 	in := input(t, "python", map[string]string{"requirements.txt": "\xef\xbb\xbf# nothing\n"})
 	_, needed := key(t, in)
@@ -521,6 +525,12 @@ func TestPythonNetworkModes(t *testing.T) {
 			text, class = failure(t, down)
 			assert.Contains(t, text, "attdirect")
 			assert.Equal(t, envcache.Passing, class)
+
+			// Other mistakes are said to be what they are.
+			write(t, &in, "requirements.txt", "not a name!\n")
+			text, class = failure(t, down)
+			assert.NotContains(t, text, "--offline")
+			assert.Equal(t, envcache.Permanent, class)
 
 			// What is there wins over what is new, the rest is fetched.
 			prefer := in

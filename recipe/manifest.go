@@ -301,3 +301,9 @@ func starts(ctx context.Context, dir string, vars []runtime.EnvVar, argv ...stri
 	}
 	return err
 }
+
+// series is the part of a version whose packages fit together: its first two numbers.
+func series(version string) string {
+	words := strings.SplitN(version, ".", 3)
+	return strings.Join(words[:min(2, len(words))], ".")
+}

@@ -15,6 +15,8 @@ import (
 	"slices"
 	"strings"
 
+	"github.com/google/renameio/v2"
+
 	"github.com/attune-run/attune/envcache"
 	"github.com/attune-run/attune/runtime"
 )
@@ -245,8 +247,7 @@ func (b *cpanBuild) finish() (envcache.Built, error) {
 		}
 		built.Resolved = append(built.Resolved, dist.Name+"=="+string(dist.Version))
 		if _, err := os.Stat(filepath.Join(b.mirror, "authors", "id", dist.Pathname)); err == nil {
-			err = copyItem(note, filepath.Join(b.mirror, "dists", filepath.Base(filepath.Dir(note))+".json"))
-			if err != nil {
+			if err := b.keepNote(note); err != nil {
 				return built, err
 			}
 		}
@@ -254,6 +255,19 @@ func (b *cpanBuild) finish() (envcache.Built, error) {
 	slices.Sort(built.Resolved)
 	built.Complete = existingDirs(b.site.Dir, b.site.Dir, "lib/perl5", "lib/perl5/*/.meta", "lib/perl5/*/auto", "bin")
 	return built, os.RemoveAll(filepath.Join(b.site.Dir, "work"))
+}
+
+// keepNote keeps cpanm's note of a distribution beside its download; other builds may read it at any time.
+func (b *cpanBuild) keepNote(note string) error {
+	data, err := os.ReadFile(note)
+	if err != nil {
+		return err
+	}
+	dir := filepath.Join(b.mirror, "dists")
+	if err := os.MkdirAll(dir, 0o700); err != nil {
+		return err
+	}
+	return renameio.WriteFile(filepath.Join(dir, filepath.Base(filepath.Dir(note))+".json"), data, 0o600)
 }
 
 // dist is a distribution as cpanm notes it.

@@ -103,13 +103,9 @@ func jsonProblem(data []byte, err error) string {
 // starting R.
 func findRenv(in Input) (library, installer string) {
 	places := slices.Concat(filepath.SplitList(in.hostVar("R_LIBS")), filepath.SplitList(in.hostVar("R_LIBS_USER")), filepath.SplitList(in.hostVar("R_LIBS_SITE")))
-	major, minor := "", ""
-	if words := strings.Split(in.Interpreter.Version, "."); len(words) > 1 {
-		major, minor = words[0], words[1]
-	}
 	prefix := filepath.Dir(filepath.Dir(in.Interpreter.Path))
 	for _, glob := range []string{
-		filepath.Join(escapeGlob(in.hostVar("HOME")), "R", "*", major+"."+minor), "/usr/local/lib/R/site-library", filepath.Join(escapeGlob(prefix), "lib", "R", "*library"),
+		filepath.Join(escapeGlob(in.hostVar("HOME")), "R", "*", series(in.Interpreter.Version)), "/usr/local/lib/R/site-library", filepath.Join(escapeGlob(prefix), "lib", "R", "*library"),
 		filepath.Join(escapeGlob(prefix), "*library"), // of lib/R/bin/Rscript
 	} {
 		found, _ := filepath.Glob(glob) // no pattern of the user's
@@ -166,12 +162,6 @@ func (renv) Build(ctx context.Context, in Input, site envcache.Site) (envcache.B
 		return envcache.Built{}, err
 	}
 	return b.finish()
-}
-
-// series is the part of a version of R whose packages fit together.
-func series(version string) string {
-	words := strings.SplitN(version, ".", 3)
-	return strings.Join(words[:min(2, len(words))], ".")
 }
 
 // restore is one build of a renv.lock. Its paths hold no blanks.

@@ -109,6 +109,13 @@ func TestRRefusesWhatDoesNotFit(t *testing.T) {
 	assert.ErrorContains(t, err, "nowhere 9.9 is not at hand in file://"+site)
 	assertClass(t, envcache.Permanent, err)
 
+	server := httptest.NewServer(http.NotFoundHandler())
+	t.Cleanup(server.Close)
+	write(t, &in, "renv.lock", renvLockOf("4.2.2", server.URL, "nowhere 9.9"))
+	err = failure(t, in)
+	assert.ErrorContains(t, err, "nowhere 9.9 is not at hand in "+server.URL)
+	assertClass(t, envcache.Permanent, err)
+
 	write(t, &in, "renv.lock", `{"R": {"Version": "4.2.2"}, "Packages": {"x": {"Package": "x", "Version": "1", "Source": "GitHub"}}}`)
 	err = buildError(t, in)
 	assert.ErrorContains(t, err, "package x 1 comes from GitHub, which only renv can fetch; install the R package renv")

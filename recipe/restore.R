@@ -17,7 +17,7 @@ download <- function(url, to) {
     warning = function(w) { said <<- c(said, conditionMessage(w)); invokeRestart("muffleWarning") }),
     error = function(e) { said <<- c(said, conditionMessage(e)); 1L })
   if (identical(as.integer(status), 0L)) return("ok")
-  if (any(grepl("404|410|550", said))) return("absent")
+  if (any(grepl("status (code )?was '?(404|410)\\b", said))) return("absent")
   message(paste(said, collapse = "\n"))
   "failed"
 }

@@ -60,13 +60,43 @@ func (ruby) Inputs(ctx context.Context, in Input) ([]envcache.KeyInput, error) {
 		return nil, err
 	}
 	inputs = append(inputs, settings.inputs()...)
-	version := ""
-	if bundle, found := findScript(in, "bundle", "ruby"); found {
-		if version, err = in.toolVersion(ctx, "bundle", bundle, `(?P<version>\d+(?:\.\w+)+)`); err != nil && !errors.Is(err, errNoProbe) {
-			return nil, fmt.Errorf("bundler: %w", err)
-		}
+	version, err := bundlerVersion(ctx, in)
+	if err != nil {
+		return nil, err
 	}
 	return append(inputs, envcache.KeyInput{Name: "installer", Value: strings.TrimSpace("bundler " + version)}), nil
+}
+
+// bundlerVersion is read off the gems that rubygems would choose from, highest first: to ask bundler takes 0.3 s. Only one that lies
+// elsewhere is asked. It is empty without bundler.
+func bundlerVersion(ctx context.Context, in Input) (string, error) {
+	bundle, found := findScript(in, "bundle", "ruby")
+	if !found {
+		return "", nil
+	}
+	api, home, version := series(in.Interpreter.Version)+".*", escapeGlob(in.hostVar("HOME")), ""
+	prefix := escapeGlob(filepath.Dir(filepath.Dir(in.Interpreter.Path)))
+	for _, place := range []string{
+		prefix + "/lib/ruby/gems/" + api, "/var/lib/gems/" + api, "/usr/share/rubygems-integration/all", home + "/.local/share/gem/ruby/" + api, home + "/.gem/ruby/" + api,
+	} {
+		for _, dir := range []string{"/specifications", "/specifications/default"} {
+			specs, _ := filepath.Glob(place + dir + "/bundler-*.gemspec") // the patterns are well formed
+			for _, spec := range specs {
+				candidate := strings.TrimSuffix(strings.TrimPrefix(filepath.Base(spec), "bundler-"), ".gemspec")
+				if version == "" || runtime.CompareVersions(candidate, version) > 0 {
+					version = candidate
+				}
+			}
+		}
+	}
+	if version != "" {
+		return version, nil
+	}
+	version, err := in.toolVersion(ctx, "bundle", bundle, `(?P<version>\d+(?:\.\w+)+)`)
+	if err != nil && !errors.Is(err, errNoProbe) {
+		return "", fmt.Errorf("bundler: %w", err)
+	}
+	return version, nil
 }
 
 // vendored tells whether the pack brings its gems.

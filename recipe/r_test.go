@@ -112,7 +112,7 @@ func TestRRefusesWhatDoesNotFit(t *testing.T) {
 	server := httptest.NewServer(http.NotFoundHandler())
 	t.Cleanup(server.Close)
 	write(t, &in, "renv.lock", renvLockOf("4.2.2", server.URL, "nowhere 9.9"))
-	err = failure(t, in)
+	err = buildError(t, in)
 	assert.ErrorContains(t, err, "nowhere 9.9 is not at hand in "+server.URL)
 	assertClass(t, envcache.Permanent, err)
 

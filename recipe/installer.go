@@ -30,9 +30,10 @@ var hostVars = []string{
 
 // installer is the environment and the words of one tool's runs.
 type installer struct {
-	name string // as in errors
-	env  map[string]string
-	dir  string // working directory
+	name    string // as in errors
+	env     map[string]string
+	dir     string   // working directory
+	secrets []string // to keep out of the log, beside what credentials finds in env
 }
 
 // newInstaller passes on what every installer needs and the variables of the given families, which are names, or
@@ -53,7 +54,7 @@ var moving = []string{
 	"PIP_TARGET", "PIP_USER", "PIP_PREFIX", "PIP_ROOT", "PIP_PYTHON", "PIP_REQUIREMENT", "PIP_EDITABLE", "PIP_SRC", "PIP_DRY_RUN",
 	"PIP_REQUIRE_VIRTUALENV", "PIP_REPORT", "PIP_LOG", "PIP_IGNORE_INSTALLED", "PIP_NO_DEPS",
 	"UV_PYTHON", "UV_SYSTEM_PYTHON", "UV_PROJECT_ENVIRONMENT", "UV_PROJECT", "UV_WORKING_DIRECTORY", "UV_TARGET", "UV_PREFIX",
-	"NPM_CONFIG_PREFIX", "NPM_CONFIG_GLOBAL", "NPM_CONFIG_LOCATION", "NPM_CONFIG_DRY_RUN", "NPM_CONFIG_PACKAGE_LOCK_ONLY",
+	"NPM_CONFIG_PREFIX", "NPM_CONFIG_GLOBAL", "NPM_CONFIG_LOCATION", "NPM_CONFIG_LOCAL_PREFIX", "NPM_CONFIG_GLOBAL_PREFIX", "NPM_CONFIG_DRY_RUN", "NPM_CONFIG_PACKAGE_LOCK_ONLY",
 	"BUNDLE_PATH", "BUNDLE_GEMFILE", "BUNDLE_APP_CONFIG", "BUNDLE_BIN_PATH",
 }
 
@@ -116,22 +117,45 @@ func (i *installer) environ() []string {
 
 // credentials are what must not appear in the log: passwords in addresses, and tokens.
 func (i *installer) credentials() *redact.Set {
-	set := redact.New()
+	set := redact.New(i.secrets...)
 	for name, value := range i.env {
 		if isCredential(name) {
 			set.Add(value)
 		}
-		for word := range strings.FieldsSeq(value) {
-			if u, err := url.Parse(word); err == nil && u.User != nil {
-				if password, ok := u.User.Password(); ok {
-					set.Add(password)
-				} else {
-					set.Add(u.User.Username()) // a token alone
-				}
-			}
+		for _, password := range urlPasswords(value) {
+			set.Add(password)
 		}
 	}
 	return set
+}
+
+// urlPasswords are the passwords, or tokens alone, of the addresses in a text, as they are written and as they are meant.
+func urlPasswords(text string) []string {
+	var all []string
+	for _, part := range strings.Split(text, "://")[1:] {
+		at := strings.LastIndexByte(authority(part), '@')
+		if at < 0 {
+			continue
+		}
+		user := part[:at]
+		_, secret, both := strings.Cut(user, ":")
+		if !both {
+			secret = user
+		}
+		all = append(all, secret)
+		if meant, err := url.PathUnescape(secret); err == nil && meant != secret {
+			all = append(all, meant)
+		}
+	}
+	return all
+}
+
+// authority is the part of an address between "://" and its path.
+func authority(rest string) string {
+	if end := strings.IndexAny(rest, "/ \t\r\n\"'?#,"); end >= 0 {
+		return rest[:end]
+	}
+	return rest
 }
 
 // isCredential tells by its name that a setting holds a credential.
@@ -146,16 +170,14 @@ func isCredential(name string) bool {
 func withoutCredentials(text string) string {
 	words := strings.Split(text, "://")
 	for i, word := range words[1:] {
-		authority := word
-		if end := strings.IndexAny(word, "/ \t\r\n\"'?#"); end >= 0 {
-			authority = word[:end]
-		}
-		if at := strings.LastIndexByte(authority, '@'); at >= 0 {
+		if at := strings.LastIndexByte(authority(word), '@'); at >= 0 {
 			words[i+1] = word[at+1:]
 		}
 	}
 	return strings.Join(words, "://")
 }
+
+func withoutCredentialsIn(data []byte) []byte { return []byte(withoutCredentials(string(data))) }
 
 // variables are key inputs of the host's variables that change what is installed, credentials left out.
 func variables(in Input, names ...string) []envcache.KeyInput {
@@ -197,6 +219,32 @@ func (e *ToolError) Error() string {
 
 // Class is Passing: once the tool is there, the next build succeeds.
 func (e *ToolError) Class() envcache.Class { return envcache.Passing }
+
+// OfflineError is a build that would have needed the network where it must not be used.
+type OfflineError struct {
+	Manifest string
+	Err      error
+}
+
+// Error names the manifest, what the tool said, and the remedy.
+func (e *OfflineError) Error() string {
+	return fmt.Sprintf("%s needs what was not downloaded before, and the network is off: %v; run once without --offline", e.Manifest, e.Err)
+}
+
+// Unwrap is the tool's failure.
+func (e *OfflineError) Unwrap() error { return e.Err }
+
+// Class is Passing: the same build succeeds with the network.
+func (e *OfflineError) Class() envcache.Class { return envcache.Passing }
+
+// offlineMiss is nil where err is; a build that was canceled is no miss.
+func offlineMiss(manifest string, err error) error {
+	var failed *ToolFailure
+	if err == nil || errors.As(err, &failed) && failed.Signal != 0 {
+		return err
+	}
+	return &OfflineError{Manifest: manifest, Err: err}
+}
 
 // NotLockedError is a manifest that does not pin what it installs, where that was asked for.
 type NotLockedError struct {

@@ -1,6 +1,7 @@
 package recipe
 
 import (
+	"bytes"
 	"crypto/sha256"
 	"encoding/hex"
 	"errors"
@@ -10,7 +11,9 @@ import (
 	"os"
 	"path/filepath"
 	"regexp"
+	"slices"
 	"strings"
+	"unicode/utf8"
 
 	"github.com/attune-run/attune/envcache"
 	"github.com/attune-run/attune/runtime"
@@ -27,16 +30,49 @@ func toolSpec(name, pattern string) (*runtime.Spec, error) {
 	}}, nil
 }
 
-// readManifest is false when the pack has no such file.
+// readManifest is false when the pack has no such file. A byte order mark is cut off.
 func readManifest(dir, name string) (data []byte, found bool, err error) {
-	data, err = os.ReadFile(filepath.Join(dir, name))
+	path := filepath.Join(dir, name)
+	data, err = os.ReadFile(path)
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil, false, nil
+	}
+	if err == nil {
+		data, err = decodeText(path, data)
 	}
 	if err != nil {
 		return nil, false, fmt.Errorf("manifest: %w", err)
 	}
 	return data, true, nil
+}
+
+// decodeText refuses what is not UTF-8: installers guess differently, and a guess may install something else. XML names its
+// encoding itself, and bun.lockb is no text.
+func decodeText(path string, data []byte) ([]byte, error) {
+	if slices.Contains([]string{".xml", ".lockb"}, filepath.Ext(path)) {
+		return data, nil
+	}
+	if bytes.HasPrefix(data, []byte("\xff\xfe")) || bytes.HasPrefix(data, []byte("\xfe\xff")) || bytes.IndexByte(data, 0) >= 0 {
+		return nil, &EncodingError{Path: path}
+	}
+	if !utf8.Valid(data) {
+		return nil, &EncodingError{Path: path, Line: 1 + bytes.Count(data[:bytes.IndexRune(data, utf8.RuneError)], []byte("\n"))}
+	}
+	return bytes.TrimPrefix(data, []byte("\xef\xbb\xbf")), nil
+}
+
+// EncodingError is a manifest that is not UTF-8.
+type EncodingError struct {
+	Path string
+	Line int // of the first bytes that are not UTF-8; 0 when the file looks like UTF-16
+}
+
+// Error names the file, the line and the remedy.
+func (e *EncodingError) Error() string {
+	if e.Line == 0 {
+		return e.Path + " looks like UTF-16; save it as UTF-8"
+	}
+	return fmt.Sprintf("%s:%d: this is not UTF-8; save the file as UTF-8", e.Path, e.Line)
 }
 
 func exists(dir, name string) bool {

@@ -16,7 +16,17 @@ import (
 	"github.com/attune-run/attune/runtime"
 )
 
-func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+// atExit is what the tests of one run share and clean up.
+var atExit []func()
+
+func TestMain(m *testing.M) {
+	goleak.VerifyTestMain(m, goleak.Cleanup(func(code int) {
+		for _, f := range atExit {
+			f()
+		}
+		os.Exit(code)
+	}))
+}
 
 func spec(t *testing.T, name string) *runtime.Spec {
 	t.Helper()

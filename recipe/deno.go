@@ -31,14 +31,14 @@ type denoNeeds struct {
 var (
 	denoConfigs = []string{"deno.json", "deno.jsonc", "package.json"}
 	// importMap is deno.json's word for a file that maps plain names.
-	importMap = regexp.MustCompile(`"importMap"\s*:\s*"(?:\./)?([^"]+)"`)
+	importMap = lazy(`"importMap"\s*:\s*"(?:\./)?([^"]+)"`)
 	// remote is a specifier that has to be fetched.
-	remote = regexp.MustCompile(`["'](?:npm|jsr|https?):[^"'\s]+["']`)
+	remote = lazy(`["'](?:npm|jsr|https?):[^"'\s]+["']`)
 	// localImport is a specifier of a file: from "./x.ts", import("../y.js").
-	localImport = regexp.MustCompile(`(?:\bfrom|\bimport)\s*\(?\s*["'](\.{1,2}/[^"'\n]+)["']`)
+	localImport = lazy(`(?:\bfrom|\bimport)\s*\(?\s*["'](\.{1,2}/[^"'\n]+)["']`)
 	// remoteImport is the same for what has to be fetched; an address in another place is only a text.
-	remoteImport = regexp.MustCompile(`(?:\bfrom|\bimport)\s*\(?\s*["'](?:npm|jsr|https?):`)
-	denoStale    = regexp.MustCompile(`The lockfile is out of date`)
+	remoteImport = lazy(`(?:\bfrom|\bimport)\s*\(?\s*["'](?:npm|jsr|https?):`)
+	denoStale    = lazy(`The lockfile is out of date`)
 )
 
 func findDenoNeeds(in Input) (*denoNeeds, error) {
@@ -50,7 +50,7 @@ func findDenoNeeds(in Input) (*denoNeeds, error) {
 		}
 		if found {
 			n.files[name] = data
-			n.manifest = n.manifest || name != "package.json" && name != "deno.lock" && remote.Match(data)
+			n.manifest = n.manifest || name != "package.json" && name != "deno.lock" && remote().Match(data)
 		}
 	}
 	if n.files["package.json"] != nil {
@@ -78,7 +78,7 @@ func (n *denoNeeds) configs() []string {
 	all := slices.Clone(denoConfigs)
 	for _, name := range denoConfigs[:2] {
 		data, err := os.ReadFile(filepath.Join(n.in.PackDir, name))
-		if m := importMap.FindSubmatch(data); err == nil && m != nil && filepath.IsLocal(string(m[1])) {
+		if m := importMap().FindSubmatch(data); err == nil && m != nil && filepath.IsLocal(string(m[1])) {
 			all = append(all, filepath.Clean(string(m[1])))
 		}
 	}
@@ -100,8 +100,8 @@ func (n *denoNeeds) readSources() error {
 			}
 			continue // deno itself will say so, or it was only a text
 		}
-		fetches = fetches || remoteImport.Match(data)
-		for _, m := range localImport.FindAllSubmatch(data, -1) {
+		fetches = fetches || remoteImport().Match(data)
+		for _, m := range localImport().FindAllSubmatch(data, -1) {
 			path := filepath.Join(filepath.Dir(sources[i]), string(m[1]))
 			if !slices.Contains(sources, path) {
 				sources = append(sources, path)
@@ -193,9 +193,10 @@ func (n *denoNeeds) run(ctx context.Context, i *installer, site envcache.Site, a
 	var last tail
 	site.Log = io.MultiWriter(site.Log, &last)
 	err := i.run(ctx, site, argv...)
+	reclassify(err, last.buffer.Bytes())
 	switch {
-	case err != nil && denoStale.Match(last.buffer.Bytes()):
-		return &LockMismatchError{Manifest: n.name(), Lock: "deno.lock", Remedy: "deno install --frozen=false", Err: err}
+	case err != nil && denoStale().Match(last.buffer.Bytes()):
+		return &LockMismatchError{Manifest: n.name(), Lock: "deno.lock", Remedy: "run `deno install --frozen=false`", Err: err}
 	case n.in.Network == Offline:
 		return offlineMiss(n.name(), err)
 	}
@@ -237,7 +238,7 @@ func (n *denoNeeds) collect(dir string) (envcache.Built, error) {
 		built.Resolved = append(built.Resolved, withoutCredentials(address))
 	}
 	if len(lock.JSR)+len(lock.Remote) > 0 {
-		if err := copyTree(filepath.Join(cache, "remote"), filepath.Join(dir, "deno", "remote"), isSource); err != nil {
+		if err := copyFiles(filepath.Join(cache, "remote"), filepath.Join(dir, "deno", "remote"), isJSSource); err != nil {
 			return built, err
 		}
 	}
@@ -266,7 +267,7 @@ func copyNPM(cache, to, name, version string) error {
 			if err != nil {
 				return err
 			}
-			if err := copyTree(dir, filepath.Join(to, relative), isAnything); err != nil {
+			if err := copyFiles(dir, filepath.Join(to, relative), isAnything); err != nil {
 				return err
 			}
 		}

@@ -52,9 +52,7 @@ var (
 		`network is unreachable|ENETUNREACH|EHOSTUNREACH|no route to host|tls handshake|remote end closed|IncompleteRead|` +
 		`newconnectionerror|max retries exceeded|failed to (?:fetch|download)|error sending request|` +
 		`\b(?:401|403|407|408|425|429|500|502|503|504)\b[ :]*(?:client error|server error|unauthorized|forbidden|proxy auth|too many|internal|bad gateway|service|gateway)|` +
-		`HTTP (?:status )?(?:error )?(?:code )?:?(?:\w+ )*\(?(?:401|403|407|408|425|429|5\d\d)|ERR_PNPM_FETCH_(?:401|403|407|408|425|429|5\d\d)|\bE(?:401|403|407|429|5\d\d)\b|` +
-		`ConnectionRefused|ConnectionClosed|ConnectionTimeout|DNSResolveFailed|error trying to connect|Bad response: (?:401|403|407|408|425|429|5\d\d)|` +
-		`GET \S+ - (?:401|403|407|408|425|429|5\d\d)|YN0041|Response Code: (?:401|403|407|408|425|429|5\d\d)`)
+		`HTTP (?:status )?(?:error )?(?:code )?:?(?:\w+ )*\(?(?:401|403|407|408|425|429|5\d\d)|ERR_PNPM_FETCH_(?:401|403|407|408|425|429|5\d\d)|E(?:401|403|407|429|5\d\d)\b`)
 )
 
 // toolFailure gives a run that was not ended by attune its class; tail is the end of its output.

@@ -9,7 +9,6 @@ import (
 	"maps"
 	"os"
 	"path/filepath"
-	"regexp"
 	"slices"
 	"strings"
 
@@ -107,8 +106,8 @@ func (s *jsSettings) readNPMVars(in Input) {
 	}
 }
 
-// reference is a variable in a settings file: ${NAME}, ${NAME?}, ${NAME-default}, ${NAME:-default}.
-var reference = regexp.MustCompile(`\$\{([A-Za-z_][A-Za-z0-9_]*)(\?|:?-[^}]*)?\}`)
+// npmReference is a variable in a settings file: ${NAME}, ${NAME?}, ${NAME-default}, ${NAME:-default}.
+var npmReference = lazy(`\$\{([A-Za-z_][A-Za-z0-9_]*)(\?|:?-[^}]*)?\}`)
 
 // readNPMRC adds the settings of one file; one that is not there says nothing.
 func (s *jsSettings) readNPMRC(in Input, path string) {
@@ -158,8 +157,8 @@ func (s *jsSettings) hide(value string) {
 
 // expand puts the host's variables in, and notes that the installer needs them.
 func (s *jsSettings) expand(in Input, text string) string {
-	return reference.ReplaceAllStringFunc(text, func(found string) string {
-		m := reference.FindStringSubmatch(found)
+	return npmReference().ReplaceAllStringFunc(text, func(found string) string {
+		m := npmReference().FindStringSubmatch(found)
 		s.passed = append(s.passed, m[1])
 		value := in.hostVar(m[1])
 		if isCredential(m[1]) {
@@ -170,7 +169,10 @@ func (s *jsSettings) expand(in Input, text string) string {
 }
 
 // secretValue is a credential in a text of any of the formats: `npmAuthToken: x`, `token = "x"`, `"//host/:_authToken" x`.
-var secretValue = regexp.MustCompile(`(?im)((?:token|password|passwd|secret|_auth|authident|username)\w*["']?(?:\s*[:=]\s*|[ \t]+))("[^"\n]*"|'[^'\n]*'|[^\s,}]+)`)
+var secretValue = lazy(`(?im)((?:token|password|passwd|secret|_auth|authident|username)\w*["']?(?:\s*[:=]\s*|[ \t]+))("[^"\n]*"|'[^'\n]*'|[^\s,}]+)`)
+
+// anyReference is a variable in any of these formats.
+var anyReference = lazy(`\$\{?([A-Za-z_][A-Za-z0-9_]*)`)
 
 // readText makes an input of a file in a format of its own.
 func (s *jsSettings) readText(in Input, name, path string) {
@@ -178,16 +180,16 @@ func (s *jsSettings) readText(in Input, name, path string) {
 	if err != nil {
 		return
 	}
-	for _, m := range regexp.MustCompile(`\$\{?([A-Za-z_][A-Za-z0-9_]*)`).FindAllStringSubmatch(string(data), -1) {
+	for _, m := range anyReference().FindAllStringSubmatch(string(data), -1) {
 		s.passed = append(s.passed, m[1])
 		if isCredential(m[1]) {
 			s.hide(in.hostVar(m[1]))
 		}
 	}
-	for _, m := range secretValue.FindAllStringSubmatch(string(data), -1) {
+	for _, m := range secretValue().FindAllStringSubmatch(string(data), -1) {
 		s.hide(s.expand(in, strings.Trim(m[2], `"'`)))
 	}
-	text := s.expand(in, secretValue.ReplaceAllString(string(data), "$1"))
+	text := s.expand(in, secretValue().ReplaceAllString(string(data), "$1"))
 	s.secrets = append(s.secrets, urlPasswords(text)...)
 	s.inputs = append(s.inputs, content(name, withoutCredentialsIn([]byte(text))))
 }

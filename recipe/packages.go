@@ -12,7 +12,6 @@ import (
 	"maps"
 	"os"
 	"path/filepath"
-	"regexp"
 	"slices"
 	"strings"
 
@@ -182,11 +181,11 @@ func (p *packages) inputs(ctx context.Context) ([]envcache.KeyInput, error) {
 // source leaves out the settings files as well.
 func (p *packages) source(path string, item fs.DirEntry) bool {
 	relative, err := filepath.Rel(p.in.PackDir, path)
-	return err == nil && isSource(path, item) && !slices.Contains(p.settings.files, relative)
+	return err == nil && isJSSource(path, item) && !slices.Contains(p.settings.files, relative)
 }
 
-// isSource leaves out what an installer or version control made.
-func isSource(_ string, item fs.DirEntry) bool {
+// isJSSource leaves out what an installer or version control made.
+func isJSSource(_ string, item fs.DirEntry) bool {
 	return !isVersionControl(item) && !(item.IsDir() && item.Name() == "node_modules")
 }
 
@@ -200,7 +199,7 @@ func (p *packages) build(ctx context.Context, site envcache.Site) (envcache.Buil
 		if name == "" {
 			continue
 		}
-		if err := copyTree(filepath.Join(p.in.PackDir, name), filepath.Join(site.Dir, name), p.source); err != nil {
+		if err := copyFiles(filepath.Join(p.in.PackDir, name), filepath.Join(site.Dir, name), p.source); err != nil {
 			return envcache.Built{}, err
 		}
 	}
@@ -235,11 +234,10 @@ func (p *packages) run(ctx context.Context, i *installer, site envcache.Site, ar
 	site.Log = io.MultiWriter(site.Log, &last)
 	err := i.run(ctx, site, argv...)
 	said := last.buffer.Bytes()
-	if found := p.tool.stale.FindSubmatch(said); p.lock != "" && found != nil {
-		if err == nil {
-			err = &ToolFailure{Tool: p.tool.name, class: envcache.Permanent}
-		}
-		return &LockMismatchError{Manifest: "package.json", Lock: p.lock, Reason: strings.TrimSpace(string(found[len(found)-1])), Remedy: p.tool.relock, Err: err}
+	reclassify(err, said)
+	if found := p.tool.stale().FindSubmatch(said); p.lock != "" && found != nil {
+		return &LockMismatchError{Manifest: "package.json", Lock: p.lock, Reason: strings.TrimSpace(string(found[len(found)-1])),
+			Remedy: "run `" + p.tool.relock + "`", Err: err}
 	}
 	if p.in.Network == Offline {
 		return offlineMiss(cmp.Or(p.lock, "package.json"), err)
@@ -252,8 +250,8 @@ type LockMismatchError struct {
 	Manifest string
 	Lock     string
 	Reason   string // in the installer's words; may be empty
-	Remedy   string // a command
-	Err      error  // the installer's failure
+	Remedy   string
+	Err      error // the installer's failure; may be nil
 }
 
 // Error names both files and the remedy.
@@ -262,11 +260,14 @@ func (e *LockMismatchError) Error() string {
 	if e.Reason != "" {
 		reason = " (" + e.Reason + ")"
 	}
-	return fmt.Sprintf("%s does not match %s%s: run `%s` and keep both", e.Lock, e.Manifest, reason, e.Remedy)
+	return fmt.Sprintf("%s does not match %s%s; %s", e.Lock, e.Manifest, reason, e.Remedy)
 }
 
 // Unwrap is the installer's failure.
 func (e *LockMismatchError) Unwrap() error { return e.Err }
+
+// Class is Permanent: nothing but a change of the files helps.
+func (e *LockMismatchError) Class() envcache.Class { return envcache.Permanent }
 
 // built lists what is in node_modules.
 func (p *packages) built(dir string) (envcache.Built, error) {
@@ -366,7 +367,7 @@ func checkPackages(dir string) error {
 }
 
 // localPath is the path of a dependency that is no registry's: "file:lib/x", "./x.tgz".
-var localPath = regexp.MustCompile(`^(?:(?:file|link|portal):(?://)?)(.+)$|^(\.{1,2}/.*|/.+|~/.+)$`)
+var localPath = lazy(`^(?:(?:file|link|portal):(?://)?)(.+)$|^(\.{1,2}/.*|/.+|~/.+)$`)
 
 // localFiles are the files beside package.json that the installer reads: packages of the pack's own, workspaces,
 // patches. Their contents are inputs of the key, and they are copied into the environment.
@@ -428,7 +429,7 @@ func isFile(path string) bool {
 func (p *packages) localDependencies(manifest packageJSON, dir string, add func(name, why string) error) error {
 	for _, all := range []map[string]string{manifest.Dependencies, manifest.OptionalDependencies} {
 		for _, name := range slices.Sorted(maps.Keys(all)) {
-			m := localPath.FindStringSubmatch(all[name])
+			m := localPath().FindStringSubmatch(all[name])
 			if m == nil {
 				continue
 			}
@@ -452,8 +453,8 @@ func withoutNested(all []string) []string {
 	})
 }
 
-// copyTree copies a file or a directory, as far as wanted. Modes are kept; of a link its content is copied.
-func copyTree(from, to string, wanted func(path string, item fs.DirEntry) bool) error {
+// copyFiles copies a file or a directory, as far as wanted. Modes are kept; of a link its content is copied.
+func copyFiles(from, to string, wanted func(path string, item fs.DirEntry) bool) error {
 	return filepath.WalkDir(from, func(path string, item fs.DirEntry, err error) error {
 		if err != nil {
 			return err

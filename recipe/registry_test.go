@@ -60,11 +60,11 @@ func (r *registry) publish(t *testing.T, name, version string, manifest map[stri
 	for file, content := range files {
 		all[file] = content
 	}
-	r.packages[name][version] = published{full, tarball(t, all)}
+	r.packages[name][version] = published{full, npmTarball(t, all)}
 }
 
-// tarball is a package as registries hold it.
-func tarball(t *testing.T, files map[string]string) []byte {
+// npmTarball is a package as registries hold it.
+func npmTarball(t *testing.T, files map[string]string) []byte {
 	t.Helper()
 	var out bytes.Buffer
 	zip := gzip.NewWriter(&out)

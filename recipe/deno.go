@@ -3,8 +3,10 @@ package recipe
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"regexp"
@@ -244,7 +246,14 @@ func (n *denoNeeds) collect(dir string) (envcache.Built, error) {
 	}
 	slices.Sort(built.Resolved)
 	built.Resolved = slices.Compact(built.Resolved)
-	return built, os.MkdirAll(filepath.Join(dir, "deno"), 0o755)
+	registries, err := os.ReadDir(filepath.Join(dir, "deno", "npm"))
+	for _, registry := range registries { // none when err is not nil
+		built.Complete = append(built.Complete, filepath.Join("deno", "npm", registry.Name()))
+	}
+	if err == nil || errors.Is(err, fs.ErrNotExist) {
+		err = os.MkdirAll(filepath.Join(dir, "deno"), 0o755)
+	}
+	return built, err
 }
 
 // denoPackage splits "@scope/name@1.0.0_peer@2.0.0".

@@ -677,6 +677,7 @@ func TestDeno(t *testing.T) {
 	env, _ := build(t, in)
 	assert.Equal(t, []string{"@scope/esm==2.0.0", "plain==1.1.0", "user==1.0.0"}, env.Built.Resolved)
 	assert.False(t, env.Built.Locked)
+	assert.Len(t, env.Built.Complete, 1)
 	assert.NoFileExists(t, filepath.Join(in.PackDir, "deno.lock"), "the pack is only read")
 	assert.Equal(t, "user of plain 1.1.0|helper|esm 2.0.0 with plain 1.1.0\n", runScript(t, in, env, "actions/a.ts"))
 

@@ -4,10 +4,12 @@ import (
 	"bytes"
 	"cmp"
 	"context"
+	"encoding/base64"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"io/fs"
+	"net/url"
 	"os"
 	"path/filepath"
 	"regexp"
@@ -45,8 +47,9 @@ var jsTools = map[string]jsTool{
 		get: "install npm", config: []string{".npmrc"},
 		stale: lazy(`(?s)npm (?:error|ERR!) code EUSAGE.*?are in sync\.(?:.*?(?:error|ERR!) ((?:Invalid|Missing): [^\n]*))?`),
 		args:  npmArgs,
-		env: func(_ *packages, i *installer, downloads string) {
+		env: func(p *packages, i *installer, downloads string) {
 			i.set("npm_config_cache", filepath.Join(downloads, "npm"))
+			npmLogins(p.settings.npm, i)
 		},
 	},
 	"pnpm": {
@@ -127,6 +130,27 @@ func npmArgs(p *packages, _ string) []string {
 		args = append(args, "--prefer-offline")
 	}
 	return args
+}
+
+// npmLogins takes user and password out of the registries' addresses and gives them to npm apart: it notes addresses as they
+// are in its cache.
+func npmLogins(settings map[string]string, i *installer) {
+	for name, value := range settings {
+		if name != "registry" && !strings.HasSuffix(name, ":registry") {
+			continue
+		}
+		u, err := url.Parse(value)
+		if err != nil || u.User == nil {
+			continue
+		}
+		password, _ := u.User.Password()
+		at := "npm_config_//" + u.Host + strings.TrimSuffix(u.Path, "/") + "/:"
+		i.set(at+"username", u.User.Username())
+		i.set(at+"_password", base64.StdEncoding.EncodeToString([]byte(password)))
+		u.User = nil
+		delete(i.env, "NPM_CONFIG_"+strings.ToUpper(name))
+		i.set("npm_config_"+name, u.String())
+	}
 }
 
 // pnpmArgs: https://pnpm.io/settings. Packages are cloned or copied out of the store, never linked: a hard link would

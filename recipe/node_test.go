@@ -713,3 +713,16 @@ func TestDenoLockThatDoesNotMatch(t *testing.T) {
 	assert.ErrorContains(t, err, "deno.lock does not match deno.json")
 	assert.Equal(t, envcache.Permanent, class)
 }
+
+func TestPasswordsInARegistrysAddress(t *testing.T) {
+	const password = "hunter2-hunter2"
+	reg := newRegistry(t, "")
+	reg.publishBasics(t)
+	in := jsInput(t, reg, "npm", map[string]string{"package.json": `{"name":"p","dependencies":{"user":"1.0.0"}}`})
+	reg.user = "me:" + password
+	for i, entry := range in.HostEnv {
+		in.HostEnv[i] = strings.Replace(entry, "NPM_CONFIG_REGISTRY=http://", "NPM_CONFIG_REGISTRY=http://me:"+password+"@", 1)
+	}
+	build(t, in)
+	assertNowhere(t, password, filepath.Dir(in.Downloads))
+}

@@ -24,6 +24,7 @@ type registry struct {
 	*httptest.Server
 	mu       sync.Mutex
 	token    string // wanted as a bearer token; empty: nobody is asked
+	user     string // "name:password" that is wanted; empty: nobody is asked
 	fail     int    // a status for every answer; 0: none
 	packages map[string]map[string]published
 	requests int
@@ -96,6 +97,9 @@ func (r *registry) ServeHTTP(w http.ResponseWriter, req *http.Request) {
 	r.requests++
 	path, _ := url.PathUnescape(strings.TrimPrefix(req.URL.EscapedPath(), "/"))
 	switch {
+	case r.user != "" && req.Header.Get("Authorization") != "Basic "+base64.StdEncoding.EncodeToString([]byte(r.user)):
+		http.Error(w, `{"error":"who are you?"}`, http.StatusUnauthorized)
+		return
 	case r.token != "" && req.Header.Get("Authorization") != "Bearer "+r.token:
 		http.Error(w, `{"error":"authentication required"}`, http.StatusUnauthorized)
 		return

@@ -106,24 +106,24 @@ func TestCommandsOfASpecBuildItsEnvironment(t *testing.T) {
 
 func TestCommandsThatCannotSucceed(t *testing.T) {
 	in := tclInput(t, tclSpec, map[string]string{"packages.txt": "nowhere\n", "tools/install.tcl": tclInstaller})
-	err := buildError(t, in)
+	err := gemError(t, in)
 	assert.ErrorContains(t, err, `runtime tcl (tcl.yaml): command ["tclsh" "{pack_dir}/tools/install.tcl"`)
 	assert.ErrorContains(t, err, "tclsh exited with 3")
 	assert.ErrorContains(t, err, "no package nowhere")
 	assertClass(t, envcache.Permanent, err)
 
 	in.Locked = true
-	err = buildError(t, in)
+	err = gemError(t, in)
 	assert.ErrorContains(t, err, "packages.txt is not locked; keep packages.lock beside it")
 	in.Locked = false
 
 	in.Spec.Environment.CreateCommands = [][]string{{"no-such-tool", "x"}}
 	var missing *ToolError
-	require.ErrorAs(t, buildError(t, in), &missing)
+	require.ErrorAs(t, gemError(t, in), &missing)
 	assert.Equal(t, "no-such-tool", missing.Tool)
 
 	in.Spec.Environment.CreateCommands, in.Spec.Dependencies = nil, nil
-	assert.ErrorContains(t, buildError(t, in), "runtime tcl (tcl.yaml): an environment of type commands needs create_command or install_command")
+	assert.ErrorContains(t, gemError(t, in), "runtime tcl (tcl.yaml): an environment of type commands needs create_command or install_command")
 }
 
 func TestCommandsWithoutAManifestBuildOneEnvironment(t *testing.T) {
@@ -154,6 +154,6 @@ func TestCommandsOfflineHaveNoNetwork(t *testing.T) {
 	require.NoError(t, err)
 	assert.Len(t, asked, 1)
 	in.Network = Offline
-	assertClass(t, envcache.Passing, buildError(t, in))
+	assertClass(t, envcache.Passing, gemError(t, in))
 	assert.Len(t, asked, 1)
 }

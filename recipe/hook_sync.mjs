@@ -1,15 +1,40 @@
-// Lets ES modules find the packages that lie beside this file, as NODE_PATH does for require().
-import { registerHooks } from 'node:module';
+// Lets `import` find what NODE_PATH names, as require() does.
+import { createRequire, registerHooks } from 'node:module';
+import { basename, delimiter, join } from 'node:path';
+import { pathToFileURL } from 'node:url';
 
-const here = new URL('./package.json', import.meta.url).href;
+const places = (process.env.NODE_PATH ?? '').split(delimiter).filter(Boolean);
+const isBare = /^(?!\.{0,2}\/|[a-z][a-z+.-]*:|#)/;
+
+// A directory called node_modules holds packages, any other one modules by their names.
+function* elsewhere(specifier) {
+  for (const place of places) {
+    if (basename(place) === 'node_modules') yield [specifier, { parentURL: pathToFileURL(join(place, '..', 'x')).href }];
+    const { resolve } = createRequire(join(place, 'x'));
+    for (const name of ['', '.mjs', '/index.mjs']) {
+      try {
+        yield [pathToFileURL(resolve('./' + specifier + name)).href, {}];
+      } catch (error) {
+        if (error.code !== 'MODULE_NOT_FOUND') throw error;
+      }
+    }
+  }
+}
 
 registerHooks({
   resolve(specifier, context, nextResolve) {
     try {
       return nextResolve(specifier, context);
     } catch (error) {
-      if (error.code !== 'ERR_MODULE_NOT_FOUND' || /^(\.{0,2}\/|[a-z]+:)/.test(specifier)) throw error;
-      return nextResolve(specifier, { ...context, parentURL: here });
+      if (error.code !== 'ERR_MODULE_NOT_FOUND' || !isBare.test(specifier)) throw error;
+      for (const [target, changed] of elsewhere(specifier)) {
+        try {
+          return nextResolve(target, { ...context, ...changed });
+        } catch (other) {
+          if (other.code !== 'ERR_MODULE_NOT_FOUND') throw other;
+        }
+      }
+      throw error;
     }
   },
 });

@@ -142,7 +142,7 @@ func TestPerlMirrorCredentialsAndDownloads(t *testing.T) {
 	other := in
 	other.PackDir = t.TempDir()
 	write(t, &other, "cpanfile", "requires 'Test::Nowhere';\n")
-	assertClass(t, envcache.Transient, buildError(t, other))
+	assertClass(t, envcache.Transient, gemError(t, other))
 	for _, network := range []Network{Offline, PreferOffline} {
 		in.Network = network
 		env, err = acquireIn(t, in, filepath.Join(t.TempDir(), "cache"))
@@ -150,7 +150,7 @@ func TestPerlMirrorCredentialsAndDownloads(t *testing.T) {
 		assert.Equal(t, "hello 42", scriptOutput(t, in, env, ".pl", "use Test::Hello; print Test::Hello::say();"))
 	}
 	other.Network = Offline
-	err = buildError(t, other)
+	err = gemError(t, other)
 	assert.ErrorContains(t, err, "Test::Nowhere")
 	assertClass(t, envcache.Passing, err)
 }
@@ -158,30 +158,30 @@ func TestPerlMirrorCredentialsAndDownloads(t *testing.T) {
 func TestPerlRefusesWhatDoesNotFit(t *testing.T) {
 	in := machineInput(t, "perl", map[string]string{"cpanfile": "requires 'Test::Nowhere';\n"})
 	buildMirror(t, filepath.Join(in.PackDir, "vendor/cache"), false)
-	err := buildError(t, in)
+	err := gemError(t, in)
 	assert.ErrorContains(t, err, "Test::Nowhere")
 	assertClass(t, envcache.Permanent, err)
 
 	write(t, &in, "cpanfile", "requires 'Test::Hello', '9';\n")
-	err = buildError(t, in)
+	err = gemError(t, in)
 	assert.ErrorContains(t, err, "doesn't satisfy")
 	assertClass(t, envcache.Permanent, err)
 
 	write(t, &in, "cpanfile.snapshot", helloSnapshot)
-	err = buildError(t, in)
+	err = gemError(t, in)
 	assert.ErrorContains(t, err, filepath.Join(in.PackDir, "cpanfile.snapshot")+": it does not match cpanfile")
 	assert.ErrorContains(t, err, "carton install")
 	assertClass(t, envcache.Permanent, err)
 
 	write(t, &in, "cpanfile.snapshot", helloSnapshot+"  Odd-1\n    provides:\n      Odd 1\n")
-	assert.ErrorContains(t, buildError(t, in), "cpanfile.snapshot:17: ")
+	assert.ErrorContains(t, gemError(t, in), "cpanfile.snapshot:17: ")
 
 	require.NoError(t, os.Remove(filepath.Join(in.PackDir, "cpanfile.snapshot")))
 	write(t, &in, "cpanfile", "requires 'x' => ;(\n")
-	err = buildError(t, in)
+	err = gemError(t, in)
 	assert.ErrorContains(t, err, "syntax error")
 	assertClass(t, envcache.Permanent, err)
 
 	write(t, &in, "cpanfile", "\xfe\xff\x00r\x00e")
-	assert.ErrorContains(t, buildError(t, in), filepath.Join(in.PackDir, "cpanfile")+" looks like UTF-16")
+	assert.ErrorContains(t, gemError(t, in), filepath.Join(in.PackDir, "cpanfile")+" looks like UTF-16")
 }

@@ -192,16 +192,13 @@ var uvDir = sync.OnceValues(func() (string, error) {
 	if err != nil {
 		return "", err
 	}
-	uvTemp = dir
+	atExit = append(atExit, func() { _ = os.RemoveAll(dir) })
 	out, err := exec.Command(base.Path, "-m", "pip", "install", "-q", "--disable-pip-version-check", "--target", dir, "uv").CombinedOutput()
 	if err != nil {
 		err = fmt.Errorf("%w: %s", err, out)
 	}
 	return filepath.Join(dir, "bin"), err
 })
-
-// uvTemp is what uvDir leaves behind.
-var uvTemp string
 
 // pythonPack is a pack for the real interpreter. Without an index on the loopback interface it cannot reach any.
 func pythonPack(t *testing.T, tool string, files map[string]string, env ...string) Input {

@@ -86,11 +86,11 @@ func TestRRestoresExactVersions(t *testing.T) {
 	server.Close()
 	in.Network = Offline
 	write(t, &in, "renv.lock", renvLockOf(in.Interpreter.Version, server.URL, "hello 1.0", "adder 0.5"))
-	err = buildError(t, in)
+	err = gemError(t, in)
 	assert.ErrorContains(t, err, "hello 1.0 is not at hand in "+server.URL)
 	assertClass(t, envcache.Passing, err)
 	in.Network = Online
-	assertClass(t, envcache.Transient, buildError(t, in))
+	assertClass(t, envcache.Transient, gemError(t, in))
 	require.NoError(t, os.MkdirAll(filepath.Join(in.PackDir, renvCellar), 0o755))
 	require.NoError(t, copyFile(filepath.Join(site, "src/contrib/Archive/hello/hello_1.0.tar.gz"), filepath.Join(in.PackDir, renvCellar, "hello_1.0.tar.gz")))
 	in.Network = Offline
@@ -102,26 +102,26 @@ func TestRRestoresExactVersions(t *testing.T) {
 func TestRRefusesWhatDoesNotFit(t *testing.T) {
 	site := t.TempDir()
 	in := machineInput(t, "r", map[string]string{"renv.lock": "{\n\"R\": {,}}"})
-	assert.ErrorContains(t, buildError(t, in), filepath.Join(in.PackDir, "renv.lock")+": it is no renv.lock: line 2")
+	assert.ErrorContains(t, gemError(t, in), filepath.Join(in.PackDir, "renv.lock")+": it is no renv.lock: line 2")
 
 	write(t, &in, "renv.lock", renvLockOf("4.2.2", "file://"+site, "nowhere 9.9"))
-	err := buildError(t, in)
+	err := gemError(t, in)
 	assert.ErrorContains(t, err, "nowhere 9.9 is not at hand in file://"+site)
 	assertClass(t, envcache.Permanent, err)
 
 	server := httptest.NewServer(http.NotFoundHandler())
 	t.Cleanup(server.Close)
 	write(t, &in, "renv.lock", renvLockOf("4.2.2", server.URL, "nowhere 9.9"))
-	err = buildError(t, in)
+	err = gemError(t, in)
 	assert.ErrorContains(t, err, "nowhere 9.9 is not at hand in "+server.URL)
 	assertClass(t, envcache.Permanent, err)
 
 	write(t, &in, "renv.lock", `{"R": {"Version": "4.2.2"}, "Packages": {"x": {"Package": "x", "Version": "1", "Source": "GitHub"}}}`)
-	err = buildError(t, in)
+	err = gemError(t, in)
 	assert.ErrorContains(t, err, "package x 1 comes from GitHub, which only renv can fetch; install the R package renv")
 
 	write(t, &in, "renv.lock", "\xff\xfe{\x00}\x00")
-	assert.ErrorContains(t, buildError(t, in), "UTF-8")
+	assert.ErrorContains(t, gemError(t, in), "UTF-8")
 	write(t, &in, "renv.lock", `{"R": {"Version": "4.2.2"}, "Packages": {}}`)
 	_, needed := key(t, in)
 	assert.False(t, needed)

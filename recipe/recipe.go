@@ -76,6 +76,10 @@ func For(spec *runtime.Spec) (Recipe, error) {
 		return python{}, nil
 	case "node_modules":
 		return node{}, nil
+	case "bun":
+		return bun{}, nil
+	case "deno":
+		return deno{}, nil
 	case "gomod":
 		return golang{}, nil
 	case "maven":

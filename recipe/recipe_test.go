@@ -14,9 +14,14 @@ import (
 	"github.com/attune-run/attune/runtime"
 )
 
+// atExit is what the tests of one run share and clean up.
+var atExit []func()
+
 func TestMain(m *testing.M) {
 	goleak.VerifyTestMain(m, goleak.Cleanup(func(code int) {
-		_ = os.RemoveAll(uvTemp)
+		for _, f := range atExit {
+			f()
+		}
 		os.Exit(code)
 	}))
 }

@@ -54,7 +54,7 @@ func acquireIn(t *testing.T, in Input, root string) (*envcache.Env, error) {
 }
 
 // failure is the error of a build that must fail, in a store of its own.
-func buildError(t *testing.T, in Input) error {
+func gemError(t *testing.T, in Input) error {
 	t.Helper()
 	_, err := acquireIn(t, in, filepath.Join(t.TempDir(), "cache"))
 	require.Error(t, err)
@@ -202,25 +202,25 @@ func TestRubyRefusesWhatDoesNotFit(t *testing.T) {
 	buildGems(t, cache, false)
 
 	write(t, &in, "Gemfile", helloGemfile+"gem 'other'\n")
-	err := buildError(t, in)
+	err := gemError(t, in)
 	assert.ErrorContains(t, err, filepath.Join(in.PackDir, "Gemfile.lock")+": it does not match Gemfile")
 	assert.ErrorContains(t, err, "bundle lock")
 	assertClass(t, envcache.Permanent, err)
 
 	write(t, &in, "Gemfile", helloGemfile)
 	write(t, &in, "Gemfile.lock", fmt.Sprintf(helloLock, "\nCHECKSUMS\n  adder (1.1.0) sha256="+strings.Repeat("0", 64)+"\n  hello (1.0.0)\n"))
-	err = buildError(t, in)
+	err = gemError(t, in)
 	assert.ErrorContains(t, err, "checksum of adder-1.1.0")
 	assertClass(t, envcache.Permanent, err)
 
 	require.NoError(t, os.Remove(filepath.Join(in.PackDir, "Gemfile.lock")))
 	write(t, &in, "Gemfile", helloGemfile+"gem 'adder', '< 1'\n")
-	err = buildError(t, in)
+	err = gemError(t, in)
 	assert.ErrorContains(t, err, "adder")
 	assertClass(t, envcache.Permanent, err)
 
 	write(t, &in, "Gemfile", "gem 'hello\n")
-	assertClass(t, envcache.Permanent, buildError(t, in))
+	assertClass(t, envcache.Permanent, gemError(t, in))
 
 	for text, words := range map[string]string{
 		"gem 'x', path: '../x'\n":   `path "../x" lies outside the pack`,
@@ -228,7 +228,7 @@ func TestRubyRefusesWhatDoesNotFit(t *testing.T) {
 		"\xff\xfeg\x00e\x00m\x00":   "looks like UTF-16; save it as UTF-8",
 	} {
 		write(t, &in, "Gemfile", text)
-		assert.ErrorContains(t, buildError(t, in), words)
+		assert.ErrorContains(t, gemError(t, in), words)
 	}
 }
 
@@ -254,7 +254,7 @@ func TestRubyReadsWhatTheGemfileNames(t *testing.T) {
 	asked, _ := key(t, in)
 	assert.NotEqual(t, before.ID("/"), asked.ID("/"))
 	write(t, &in, ".ruby-version", "1.8\n")
-	err = buildError(t, in)
+	err = gemError(t, in)
 	assert.ErrorContains(t, err, "1.8")
 }
 
@@ -293,12 +293,12 @@ func TestRubyMirrorCredentialsAndDownloads(t *testing.T) {
 	missing := in
 	missing.PackDir = t.TempDir()
 	write(t, &missing, "Gemfile", "source 'http://127.0.0.1:9'\ngem 'nowhere'\n")
-	err = buildError(t, missing)
+	err = gemError(t, missing)
 	assert.ErrorContains(t, err, "nowhere")
 	assertClass(t, envcache.Permanent, err)
 
 	server.Close()
-	assertClass(t, envcache.Transient, buildError(t, in))
+	assertClass(t, envcache.Transient, gemError(t, in))
 	for _, network := range []Network{Offline, PreferOffline} {
 		in.Network = network
 		env, err = acquireIn(t, in, filepath.Join(t.TempDir(), "cache"))
@@ -306,7 +306,7 @@ func TestRubyMirrorCredentialsAndDownloads(t *testing.T) {
 		assert.Equal(t, "hello 42\n", scriptOutput(t, in, env, ".rb", "require 'hello'; puts Hello.say"))
 	}
 	in.Network, missing.Network = Offline, Offline
-	err = buildError(t, missing)
+	err = gemError(t, missing)
 	assert.ErrorContains(t, err, "nowhere")
 	assertClass(t, envcache.Passing, err)
 }

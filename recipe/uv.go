@@ -146,21 +146,6 @@ func (b uvBuild) checkWith(ctx context.Context, uv *installer, argv ...string) e
 	return err
 }
 
-// LockMismatchError is a lock file that was made for another state of its manifest.
-type LockMismatchError struct {
-	Manifest string
-	Lock     string
-	Remedy   string
-}
-
-// Error names both files and the remedy.
-func (e *LockMismatchError) Error() string {
-	return fmt.Sprintf("%s does not match %s; %s", e.Lock, e.Manifest, e.Remedy)
-}
-
-// Class is Permanent: nothing but a change of the files helps.
-func (e *LockMismatchError) Class() envcache.Class { return envcache.Permanent }
-
 // uvConfigFiles are the files that uv would read for the pack
 // (https://docs.astral.sh/uv/concepts/configuration-files/): those that are there, the nearest project's first.
 func uvConfigFiles(in Input) []string {

@@ -44,7 +44,7 @@ func run() error {
 	defer func() { _ = os.RemoveAll(work) }()
 	b := &bench{attune: attune, work: work, env: append(os.Environ(), "ATTUNE_CACHE="+filepath.Join(work, "cache"))}
 	fmt.Printf("%-44s %10s %10s %10s   %s\n", "WHAT", "BASELINE", "ATTUNE", "FIGURE", "WANTED")
-	for _, measure := range []func() error{b.noop, b.startUp, b.python, b.detect, b.firstPython, b.firstPythonUV, b.tenPython, b.tenPythonUV, b.memory, b.hit} {
+	for _, measure := range []func() error{b.noop, b.startUp, b.python, b.detect, b.firstPython, b.firstPythonUV, b.tenPython, b.tenPythonUV, b.coldNode, b.memory, b.hit} {
 		if err := measure(); err != nil {
 			return err
 		}
@@ -200,6 +200,52 @@ func (b *bench) coldTen(tool string, env []string, wanted, script string) error 
 		figure, against = times(took, baseline), "uv itself"
 	}
 	row("ten python packages, against "+against, baseline, took, figure, wanted)
+	return err
+}
+
+// coldNode installs a lock file's packages and runs a script that imports one; npm has downloaded them before on both sides.
+func (b *bench) coldNode() error {
+	pack := filepath.Join(b.work, "packs-node", "cold")
+	files := map[string]string{
+		"pack.yaml":          "ref: cold\nversion: 1.0.0\n",
+		"package.json":       `{"name":"cold","version":"1.0.0","private":true,"dependencies":{"express":"4.21.2"}}`,
+		"actions/hello.yaml": "ref: cold.hello\nrunner_type: node\nentry_point: hello.cjs\n",
+		"actions/hello.cjs":  "console.log(typeof require('express'))\n",
+	}
+	for name, text := range files {
+		path := filepath.Join(pack, name)
+		if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
+			return err
+		}
+		if err := os.WriteFile(path, []byte(text), 0o600); err != nil {
+			return err
+		}
+	}
+	downloads := "npm_config_cache=" + filepath.Join(b.work, "npm-downloads")
+	lock := b.command("npm", "install", "--package-lock-only", "--no-audit", "--no-fund")
+	lock.Dir, lock.Env = pack, append(lock.Env, downloads)
+	if out, err := lock.CombinedOutput(); err != nil {
+		return fmt.Errorf("%w: %s", err, out)
+	}
+	round := 0
+	classic := func() *exec.Cmd {
+		round++
+		dir := filepath.Join(b.work, fmt.Sprintf("npm-%d", round))
+		cmd := b.command("sh", "-c", `mkdir "$0" && cp "$1"/package*.json "$0" && cd "$0" &&
+			npm ci --omit=dev --no-audit --no-fund --no-progress --no-update-notifier --logs-max=0 --ignore-scripts --prefer-offline &&
+			NODE_PATH="$0/node_modules" node "$1/actions/hello.cjs"`, dir, pack)
+		cmd.Env = append(cmd.Env, downloads)
+		return cmd
+	}
+	cache := filepath.Join(b.work, "cold-node")
+	attune := func() *exec.Cmd {
+		_ = os.RemoveAll(filepath.Join(cache, "v1", "envs")) // the downloads stay
+		cmd := b.command(b.attune, "run", "-q", "--packs", filepath.Dir(pack), "cold.hello")
+		cmd.Env = append(cmd.Env, "ATTUNE_CACHE="+cache)
+		return cmd
+	}
+	baseline, took, err := b.turns(5, classic, attune)
+	row("first node run with a lock file, against npm ci", baseline, took, times(took, baseline), "<= 1.1x")
 	return err
 }
 

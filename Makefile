@@ -8,7 +8,7 @@ LDFLAGS := -s -w $(if $(VERSION),-X github.com/attune-run/attune/internal/versio
 export CGO_ENABLED ?= 0
 
 .DEFAULT_GOAL := help
-.PHONY: help bootstrap bootstrap-tests build install demo test check fmt bench clean ci
+.PHONY: help bootstrap bootstrap-tests build install demo test stress check fmt bench clean ci
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  %-16s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -33,6 +33,13 @@ demo: bootstrap build ## Build, and run the examples in every language
 
 test: bootstrap-tests check ## Check the code and run all tests under the race detector
 	CGO_ENABLED=1 go test -race ./...
+
+FOR       ?= 1m
+PROCESSES ?= 50
+SEED      ?= 0
+
+stress: ## Kill processes that share environments at random, for a minute (FOR, PROCESSES, SEED)
+	go test -count=1 -timeout 0 -v -run '^TestStress$$' ./envcache -args -stress $(FOR) -stress-processes $(PROCESSES) -stress-seed $(SEED)
 
 check: ## Formatting, vet, staticcheck
 	@unformatted=$$(gofmt -l .); [ -z "$$unformatted" ] || { echo "not formatted: $$unformatted; run make fmt" >&2; exit 1; }

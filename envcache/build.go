@@ -152,7 +152,7 @@ func (s *Store) buildOnce(ctx context.Context, j job) (env *Env, err error) {
 		phase("checking")
 		err = b.Check(ctx, g.dir())
 	}
-	var counts map[string]int
+	var counts map[string]census
 	if err == nil {
 		counts, err = g.whole(built)
 	}
@@ -249,15 +249,15 @@ func (g *generation) make() error {
 }
 
 // whole makes the checks of a hit before there is something to hit, and counts the entries of the directories to watch.
-func (g *generation) whole(built Built) (counts map[string]int, err error) {
+func (g *generation) whole(built Built) (counts map[string]census, err error) {
 	for _, name := range built.Sentinels {
-		if _, err := os.Stat(filepath.Join(g.dir(), name)); err != nil {
+		if err := exists(filepath.Join(g.dir(), name)); err != nil {
 			return nil, fmt.Errorf("the finished environment is not whole: %w", err)
 		}
 	}
-	counts = map[string]int{}
+	counts = map[string]census{}
 	for _, name := range built.Complete {
-		if counts[name], err = countEntries(filepath.Join(g.dir(), name)); err != nil {
+		if counts[name], err = takeCensus(filepath.Join(g.dir(), name)); err != nil {
 			return nil, fmt.Errorf("the finished environment is not whole: %w", err)
 		}
 	}
@@ -265,7 +265,7 @@ func (g *generation) whole(built Built) (counts map[string]int, err error) {
 }
 
 // describe looks at what was built.
-func (g *generation) describe(key Key, interpreter Interpreter, built Built, counts map[string]int, digest func() (string, error)) (ready, error) {
+func (g *generation) describe(key Key, interpreter Interpreter, built Built, counts map[string]census, digest func() (string, error)) (ready, error) {
 	s := g.store
 	sum, err := digest()
 	if err != nil {

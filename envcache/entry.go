@@ -44,20 +44,20 @@ const readySchema = "attune.env/v2"
 
 // ready is the content of ready.json.
 type ready struct {
-	Schema      string         `json:"schema"`
-	ID          string         `json:"id"`
-	Root        string         `json:"root,omitempty"` // of the store, where the environment is bound to it
-	Generation  string         `json:"generation"`
-	CreatedAt   time.Time      `json:"created_at"`
-	Size        int64          `json:"size"`  // bytes of all files
-	Files       int            `json:"files"` // of any kind
-	Interpreter Interpreter    `json:"interpreter"`
-	Stat        fileStat       `json:"interpreter_stat"`
-	Digest      string         `json:"interpreter_digest"` // "sha256:<hex>"
-	Complete    map[string]int `json:"complete"`           // directory → its entries
-	Resolved    string         `json:"resolved"`
-	Built       Built          `json:"built"`
-	Inputs      []KeyInput     `json:"inputs"`
+	Schema      string            `json:"schema"`
+	ID          string            `json:"id"`
+	Root        string            `json:"root,omitempty"` // of the store, where the environment is bound to it
+	Generation  string            `json:"generation"`
+	CreatedAt   time.Time         `json:"created_at"`
+	Size        int64             `json:"size"`  // bytes of all files
+	Files       int               `json:"files"` // of any kind
+	Interpreter Interpreter       `json:"interpreter"`
+	Stat        fileStat          `json:"interpreter_stat"`
+	Digest      string            `json:"interpreter_digest"` // "sha256:<hex>"
+	Complete    map[string]census `json:"complete"`           // by directory
+	Resolved    string            `json:"resolved"`
+	Built       Built             `json:"built"`
+	Inputs      []KeyInput        `json:"inputs"`
 }
 
 // fileStat tells whether a file is still the one it was. Devices are left out: they change with mounts.
@@ -99,61 +99,152 @@ var errNothing = errors.New("nothing is built")
 
 // read parses and checks ready.json. An error is the reason for a miss.
 func (e entry) read() (ready, []byte, error) {
-	data, err := os.ReadFile(e.readyFile())
-	if errors.Is(err, fs.ErrNotExist) {
-		return ready{}, nil, errNothing
+	p, err := e.pointer()
+	_ = p.close()
+	return p.ready, p.data, err
+}
+
+// pointer is a ready.json that was read and is still open. It is replaced, never changed: while it is open, its inode means this
+// content, and no other file has it.
+type pointer struct {
+	file  *os.File
+	inode uint64
+	data  []byte
+	ready ready
+}
+
+// pointer opens, reads and checks ready.json. An error is the reason for a miss.
+func (e entry) pointer() (p pointer, err error) {
+	defer func() {
+		if err != nil {
+			_ = p.close()
+			p = pointer{}
+		}
+	}()
+	if p.file, err = openPlain(e.readyFile(), unix.O_RDONLY); err != nil {
+		if errors.Is(err, fs.ErrNotExist) {
+			err = errNothing
+		}
+		return p, err
 	}
-	if err != nil {
-		return ready{}, nil, err
+	if p.data, p.inode, err = readPlain(p.file); err != nil {
+		return p, err
 	}
-	var r ready
-	if err := json.Unmarshal(data, &r); err != nil {
-		return ready{}, nil, fmt.Errorf("ready.json is damaged: %w", err)
+	if err := json.Unmarshal(p.data, &p.ready); err != nil {
+		return p, fmt.Errorf("ready.json is damaged: %w", err)
 	}
-	if r.Schema != readySchema || r.ID != e.id || !isGeneration(r.Generation) {
-		return ready{}, nil, fmt.Errorf("ready.json is not one of environment %s", e.id)
+	if r := p.ready; r.Schema != readySchema || r.ID != e.id || !isGeneration(r.Generation) {
+		return p, fmt.Errorf("ready.json is not one of environment %s", e.id)
 	}
-	return r, data, nil
+	return p, nil
+}
+
+// isStill tells whether path is the file that was read, or one of the same content.
+func (p pointer) isStill(path string) bool {
+	var st unix.Stat_t
+	if unix.Stat(path, &st) == nil && st.Ino == p.inode {
+		return true
+	}
+	data, err := os.ReadFile(path)
+	return err == nil && bytes.Equal(data, p.data)
+}
+
+func (p pointer) close() error {
+	if p.file == nil {
+		return nil
+	}
+	return p.file.Close()
+}
+
+// openPlain opens a file without a word to the poller. os.Open makes eight system calls of one (epoll_ctl(2) and fcntl(2) of a
+// file that can never be polled), and a hit consists of little else than system calls.
+func openPlain(path string, flag int) (*os.File, error) {
+	for {
+		fd, err := unix.Open(path, flag|unix.O_CLOEXEC, 0)
+		if err == nil {
+			return os.NewFile(uintptr(fd), path), nil
+		}
+		if err != unix.EINTR {
+			return nil, &fs.PathError{Op: "open", Path: path, Err: err}
+		}
+	}
+}
+
+// readPlain reads a regular file in one call, as a rule.
+func readPlain(f *os.File) (data []byte, inode uint64, err error) {
+	var st unix.Stat_t
+	if err := unix.Fstat(int(f.Fd()), &st); err != nil {
+		return nil, 0, &fs.PathError{Op: "stat", Path: f.Name(), Err: err}
+	}
+	data = make([]byte, st.Size)
+	n, err := f.ReadAt(data, 0)
+	if errors.Is(err, io.EOF) {
+		err = nil
+	}
+	return data[:n], st.Ino, err
+}
+
+// exists is nil when there is something at the end of the path and its links.
+func exists(path string) error {
+	_, err := statOf(path)
+	return err
 }
 
 // intact looks for the files whose absence means damage.
 func (e entry) intact(r ready) error {
 	dir := e.generation(r.Generation)
-	if _, err := os.Stat(dir); err != nil {
+	if err := exists(dir); err != nil {
 		return fmt.Errorf("it is damaged: %w", err)
 	}
 	for _, name := range r.Built.Sentinels {
-		if _, err := os.Stat(filepath.Join(dir, name)); err != nil {
+		if err := exists(dir + "/" + name); err != nil {
 			return fmt.Errorf("it is damaged: %w", err)
 		}
 	}
 	for name, want := range r.Complete {
-		if got, err := countEntries(filepath.Join(dir, name)); err != nil {
+		if err := want.check(dir + "/" + name); err != nil {
 			return fmt.Errorf("it is damaged: %w", err)
-		} else if got < want {
-			return fmt.Errorf("it is damaged: %s holds %d entries of %d", filepath.Join(dir, name), got, want)
 		}
 	}
 	return nil
 }
 
-func countEntries(dir string) (int, error) {
-	f, err := os.Open(dir)
+// census is what tells that nothing was taken out of a directory.
+type census struct {
+	Entries int   `json:"entries"`
+	MTime   int64 `json:"mtime_ns"` // nothing came or went while it is the same
+}
+
+func takeCensus(dir string) (census, error) {
+	stat, err := statOf(dir)
 	if err != nil {
-		return 0, err
+		return census{}, err
 	}
-	defer func() { _ = f.Close() }()
-	names, err := f.Readdirnames(-1)
-	return len(names), err
+	names, err := os.ReadDir(dir)
+	return census{Entries: len(names), MTime: stat.MTime}, err
+}
+
+// check counts when something came or went, or the directory was copied.
+func (c census) check(dir string) error {
+	if stat, err := statOf(dir); err != nil || stat.MTime == c.MTime {
+		return err
+	}
+	now, err := takeCensus(dir)
+	if err == nil && now.Entries < c.Entries {
+		err = fmt.Errorf("%s holds %d entries of %d", dir, now.Entries, c.Entries)
+	}
+	return err
 }
 
 // hit holds the environment that ready.json points to. No lock of builders is touched. wait says
 // whether to wait for a generation whose .use is locked exclusively for a moment. An error is the reason for a miss.
 func (s *Store) hit(ctx context.Context, e entry, b Builder, wait bool) (*Env, error) {
-	r, before, err := e.read()
+	p, err := e.pointer()
 	if err != nil {
 		return nil, err
 	}
+	defer func() { _ = p.close() }()
+	r := p.ready
 	if r.Root != "" && r.Root != s.root {
 		return nil, fmt.Errorf("it was built for the root %s", r.Root)
 	}
@@ -167,7 +258,7 @@ func (s *Store) hit(ctx context.Context, e entry, b Builder, wait bool) (*Env, e
 	if err != nil {
 		return nil, err
 	}
-	if after, err := os.ReadFile(e.readyFile()); err != nil || !bytes.Equal(before, after) {
+	if !p.isStill(e.readyFile()) {
 		_ = use.Close()
 		return nil, errReplaced
 	}
@@ -181,11 +272,11 @@ var errReplaced = errors.New("it was replaced meanwhile")
 // touch notes the last use in the .use file's mtime, at most hourly. A time in the future, left by a
 // clock that was wrong, is corrected at once. Errors do not matter: the store may be read-only, or the file another's.
 func (s *Store) touch(use *os.File) {
-	info, err := use.Stat()
-	if err != nil {
+	var st unix.Stat_t
+	if unix.Fstat(int(use.Fd()), &st) != nil {
 		return
 	}
-	if age := s.now().Sub(info.ModTime()); age >= 0 && age < time.Hour {
+	if age := s.now().Sub(time.Unix(st.Mtim.Unix())); age >= 0 && age < time.Hour {
 		return
 	}
 	now := unix.NsecToTimeval(s.now().UnixNano())

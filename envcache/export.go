@@ -17,6 +17,7 @@ import (
 	"slices"
 	"strings"
 	"syscall"
+	"time"
 )
 
 // An export is a gzip-compressed tar archive. Its first entry says what it is; the others lie below v1/envs, so that an
@@ -147,6 +148,8 @@ func addFile(archive *tar.Writer, name, file, target string) error {
 	if err != nil {
 		return err
 	}
+	// The list and compiled bytecode know times to the second, rounded down; the archive would round to the nearest one.
+	header.ModTime = header.ModTime.Truncate(time.Second)
 	// The owner is whoever unpacks it.
 	header.Name, header.Uid, header.Gid, header.Uname, header.Gname = name, 0, 0, "", ""
 	if info.IsDir() {

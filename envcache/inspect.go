@@ -213,11 +213,8 @@ func (s *Store) info(id string) (Info, bool) {
 		info.Size, info.Files, info.CreatedAt = r.Size, r.Files, r.CreatedAt
 		info.Inputs, info.Interpreter, info.Built = r.Inputs, r.Interpreter, r.Built
 		if !s.layer {
-			info.InUse = s.isLocked(e.useFile(r.Generation))
 			info.LastUsed = r.CreatedAt
-			if use, statErr := os.Stat(e.useFile(r.Generation)); statErr == nil {
-				info.LastUsed = use.ModTime()
-			}
+			s.inspectUse(e.useFile(r.Generation), &info)
 		}
 		if err = e.intact(r); err == nil && r.Root != "" && r.Root != s.root {
 			err = errors.New("it was built for the root " + r.Root)
@@ -227,6 +224,21 @@ func (s *Store) info(id string) (Info, bool) {
 		info.State, info.Problem = Broken, err.Error()
 	}
 	return info, true
+}
+
+// inspectUse fills in who uses an environment, and when it was last used.
+func (s *Store) inspectUse(path string, info *Info) {
+	use, err := openLockable(path)
+	if err != nil {
+		return
+	}
+	defer func() { _ = use.Close() }()
+	var st unix.Stat_t
+	if unix.Fstat(int(use.Fd()), &st) == nil {
+		info.LastUsed = time.Unix(st.Mtim.Unix())
+	}
+	free, err := s.lock(use, unix.LOCK_EX)
+	info.InUse = err != nil || !free
 }
 
 // unready describes an ID without an environment: it is being built, failed a moment ago, or was given up.

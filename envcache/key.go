@@ -65,18 +65,18 @@ func (k Key) ID(root string) string { return idOf(k.Inputs(root)) }
 
 // idOf names what has these inputs, in name order.
 func idOf(inputs []KeyInput) string {
-	hash := sha256.New()
+	data := make([]byte, 0, 2048)
 	field := func(text string) {
 		// The length in front makes the encoding unambiguous whatever the text holds.
-		_ = binary.Write(hash, binary.BigEndian, uint64(len(text)))
-		hash.Write([]byte(text))
+		data = append(binary.BigEndian.AppendUint64(data, uint64(len(text))), text...)
 	}
 	field(keySchema)
 	for _, input := range inputs {
 		field(input.Name)
 		field(input.Value)
 	}
-	return encode(hash.Sum(nil)[:keyBits/8])
+	sum := sha256.Sum256(data)
+	return encode(sum[:keyBits/8])
 }
 
 // idAlphabet are the characters of IDs and generations.
@@ -87,9 +87,9 @@ func isID(name string) bool {
 	return len(name) == (keyBits+4)/5 && strings.Trim(name, idAlphabet) == ""
 }
 
-func encode(data []byte) string {
-	return base32.NewEncoding(idAlphabet).WithPadding(base32.NoPadding).EncodeToString(data)
-}
+var idEncoding = base32.NewEncoding(idAlphabet).WithPadding(base32.NoPadding)
+
+func encode(data []byte) string { return idEncoding.EncodeToString(data) }
 
 // resolvedDigest identifies what was installed.
 func resolvedDigest(resolved []string) string {

@@ -43,7 +43,7 @@ const briefly = 5
 
 // lockShared opens and locks a .use file. A missing one is damage. Where locks do not work the file is held unlocked.
 func (s *Store) lockShared(ctx context.Context, path string, wait bool) (*os.File, error) {
-	f, err := os.Open(path)
+	f, err := openPlain(path, unix.O_RDONLY)
 	if err != nil {
 		return nil, fmt.Errorf("it is damaged: %w", err)
 	}
@@ -157,9 +157,9 @@ func (s *Store) isLocked(path string) bool {
 
 // openLockable opens a file for an exclusive lock, for which NFS wants a descriptor that can write (flock(2)).
 func openLockable(path string) (*os.File, error) {
-	f, err := os.OpenFile(path, os.O_RDWR, 0)
+	f, err := openPlain(path, unix.O_RDWR)
 	if errors.Is(err, unix.EROFS) || errors.Is(err, os.ErrPermission) {
-		return os.Open(path)
+		return openPlain(path, unix.O_RDONLY)
 	}
 	return f, err
 }

@@ -41,7 +41,7 @@ type order struct {
 	Flock   string // "ENOLCK", "EBADF": what the kernel answers to every flock; "lies": every flock succeeds
 	Network bool   // the store seems to lie on a network file system
 
-	Do      string // "acquire" when empty; "prune", "stress"
+	Do      string // "acquire" when empty; "prune", "hits", "stress"
 	Key     string
 	Bound   bool   // the key is path-bound
 	Count   string // file that gets a line per build
@@ -50,6 +50,7 @@ type order struct {
 	Fill    int    // bytes of the environment
 	Handing bool   // a build goes on when stdin has a byte
 	Policy  Policy
+	Hits    int
 	Seed    uint64
 }
 
@@ -97,6 +98,12 @@ func (o order) carryOut(ctx context.Context) error {
 		report, err := store.Prune(ctx, o.Policy)
 		data, _ := json.Marshal(report)
 		fmt.Println("report", string(data))
+		return err
+	case "hits":
+		fmt.Println("ready")
+		_, _ = os.Stdin.Read(make([]byte, 1))
+		err := hits(store, o.Hits)
+		fmt.Println("done")
 		return err
 	case "stress":
 		return stressWorker(ctx, store, o)

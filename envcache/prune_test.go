@@ -245,7 +245,7 @@ func (quickBuilder) Build(_ context.Context, site Site) (Built, error) {
 func (quickBuilder) Check(context.Context, string) error { return nil }
 
 // memoryDir is a directory in memory where there is one, for tests of many small writes.
-func memoryDir(t *testing.T) string {
+func memoryDir(t testing.TB) string {
 	t.Helper()
 	dir, err := os.MkdirTemp("/dev/shm", "envcache")
 	if err != nil {

@@ -42,7 +42,7 @@ func TestExportAndImport(t *testing.T) {
 	to, err := Open(filepath.Join(t.TempDir(), "layer"), Options{Readable: true})
 	require.NoError(t, err)
 	for range 2 { // the second finds it there
-		ids, err := to.Import(context.Background(), bytes.NewReader(archive), libc("glibc"))
+		ids, err := to.Import(context.Background(), bytes.NewReader(archive), onlyLibC("glibc"))
 		require.NoError(t, err)
 		assert.Equal(t, []string{from.ID(key)}, ids)
 	}
@@ -67,11 +67,11 @@ func TestExportOfWhatIsBoundToItsRoot(t *testing.T) {
 	require.ErrorContains(t, from.Export(context.Background(), io.Discard, []string{from.ID(key)}, "/opt/layer"),
 		"is of use at "+from.Root()+" only, not at /opt/layer")
 	to := tempStore(t)
-	_, err := to.Import(context.Background(), bytes.NewReader(archive), libc("glibc"))
+	_, err := to.Import(context.Background(), bytes.NewReader(archive), onlyLibC("glibc"))
 	require.ErrorContains(t, err, "of use at the root "+from.Root()+" only")
 	assert.NoDirExists(t, to.Root(), "nothing was written")
 	require.NoError(t, os.RemoveAll(from.Root()))
-	_, err = openStore(t, from.Root()).Import(context.Background(), bytes.NewReader(archive), libc("glibc"))
+	_, err = openStore(t, from.Root()).Import(context.Background(), bytes.NewReader(archive), onlyLibC("glibc"))
 	require.NoError(t, err)
 	assert.Equal(t, Hit, acquire(t, openStore(t, from.Root()), key, &testBuilder{}).State)
 }
@@ -103,7 +103,7 @@ func TestImportRefusesAnotherPlatform(t *testing.T) {
 	key := libcKey("x", false)
 	_, archive := export(t, key, "")
 	to := tempStore(t)
-	_, err := to.Import(context.Background(), bytes.NewReader(archive), libc("musl"))
+	_, err := to.Import(context.Background(), bytes.NewReader(archive), onlyLibC("musl"))
 	require.ErrorContains(t, err, "was built for glibc, and this machine has musl")
 	assert.Equal(t, Fresh, acquire(t, to, key, &testBuilder{}).State, "nothing of it is in the way")
 
@@ -113,7 +113,7 @@ func TestImportRefusesAnotherPlatform(t *testing.T) {
 		}
 		return data
 	})
-	_, err = to.Import(context.Background(), bytes.NewReader(other), libc("glibc"))
+	_, err = to.Import(context.Background(), bytes.NewReader(other), onlyLibC("glibc"))
 	require.ErrorContains(t, err, "it was made for plan9/"+runtime.GOARCH)
 }
 
@@ -281,5 +281,5 @@ func TestImportOfAnotherSchema(t *testing.T) {
 	require.ErrorContains(t, err, "attune.export/v9")
 }
 
-// libc is a machine with one C library for every interpreter.
-func libc(name string) func(string) string { return func(string) string { return name } }
+// onlyLibC is a machine with one C library for every interpreter.
+func onlyLibC(name string) func(string) string { return func(string) string { return name } }

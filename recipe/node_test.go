@@ -199,7 +199,7 @@ func TestEveryNodeInstaller(t *testing.T) {
 			assertRelocatable(t, in, env)
 			assertBasics(t, in, env)
 
-			moved := *env // as a layer with another root
+			moved := envcache.Env{Built: env.Built} // as a layer with another root
 			moved.Dir = filepath.Join(t.TempDir(), "moved to [a b] "+strings.Repeat("x", 100))
 			out, err := exec.Command("cp", "-a", env.Dir, moved.Dir).CombinedOutput()
 			require.NoError(t, err, "%s", out)
@@ -694,7 +694,7 @@ func TestDeno(t *testing.T) {
 	locked, _ := build(t, in)
 	assert.True(t, locked.Built.Locked)
 	assert.NotEqual(t, env.Dir, locked.Dir)
-	moved := *locked
+	moved := envcache.Env{Built: locked.Built}
 	moved.Dir = filepath.Join(t.TempDir(), "moved")
 	require.NoError(t, os.Rename(locked.Dir, moved.Dir))
 	reg.Close()

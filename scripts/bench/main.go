@@ -44,7 +44,7 @@ func run() error {
 	defer func() { _ = os.RemoveAll(work) }()
 	b := &bench{attune: attune, work: work, env: append(os.Environ(), "ATTUNE_CACHE="+filepath.Join(work, "cache"))}
 	fmt.Printf("%-44s %10s %10s %10s   %s\n", "WHAT", "BASELINE", "ATTUNE", "FIGURE", "WANTED")
-	for _, measure := range []func() error{b.noop, b.startUp, b.python, b.detect, b.firstPython, b.firstPythonUV, b.memory, b.hit} {
+	for _, measure := range []func() error{b.noop, b.startUp, b.python, b.detect, b.firstPython, b.firstPythonUV, b.memory, b.store, b.list, b.fifty} {
 		if err := measure(); err != nil {
 			return err
 		}
@@ -170,20 +170,6 @@ func (b *bench) memory() error {
 	usage, _ := cmd.ProcessState.SysUsage().(*syscall.Rusage)
 	fmt.Printf("%-44s %10s %10s %10s   %s\n", "memory while 1 GiB in one line goes through", "-", fmt.Sprintf("%.1f s", time.Since(begun).Seconds()),
 		fmt.Sprintf("%.1f MiB", float64(usage.Maxrss)/1024), "< 64 MiB")
-	return nil
-}
-
-// hit is a benchmark of the store itself.
-func (b *bench) hit() error {
-	out, err := b.command("go", "test", "-run", "^$", "-bench", "BenchmarkHit", "./envcache").CombinedOutput()
-	if err != nil {
-		return fmt.Errorf("%w: %s", err, out)
-	}
-	for line := range strings.Lines(string(out)) {
-		if words := strings.Fields(line); strings.HasPrefix(line, "BenchmarkHit") && len(words) > 2 {
-			fmt.Printf("%-44s %10s %10s %10s   %s\n", "resolve one of 1,000 environments", "-", "-", words[2]+" ns", "<= 1 ms")
-		}
-	}
 	return nil
 }
 

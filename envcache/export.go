@@ -271,7 +271,7 @@ func (in *importer) arrival(ctx context.Context, id, name string) (*arrival, err
 	if err := s.makeDirs(e); err != nil {
 		return nil, err
 	}
-	lock, _, err := s.lockKey(ctx, e, func(holder) {})
+	lock, _, err := s.lockKey(ctx, e, func(holder) {}, nil)
 	var unlockable *LockError
 	if err != nil && !errors.As(err, &unlockable) {
 		return nil, err

@@ -49,8 +49,10 @@ check: ## Formatting, vet, staticcheck
 fmt: ## Format the code
 	gofmt -w .
 
-bench: build ## Measure, each figure against a baseline of the same run
-	go run ./scripts/bench $(BIN)/attune-run
+ONLY ?=
+
+bench: build ## Measure, each figure against a baseline of the same run (ONLY="ten-python fifty")
+	go run ./scripts/bench $(BIN)/attune-run $(ONLY)
 
 clean: ## Remove what was built
 	rm -rf $(BIN)

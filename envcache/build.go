@@ -19,6 +19,12 @@ import (
 func (s *Store) build(ctx context.Context, key Key, b Builder, opt AcquireOptions) (*Env, State, error) {
 	e, begun := s.entry(s.ID(key)), s.now()
 	turn, err := s.waitForTurn(ctx, e, opt.Progress)
+	for errors.Is(err, errPublished) {
+		if env, reason := s.hit(ctx, e, b, true); reason == nil {
+			return env, Waited, nil
+		}
+		turn, err = s.waitForTurn(ctx, e, opt.Progress)
+	}
 	if err != nil && s.makeRoom(ctx, err) {
 		turn, err = s.waitForTurn(ctx, e, opt.Progress)
 	}
@@ -77,13 +83,22 @@ type turn struct {
 	waited bool // somebody else had it before
 }
 
+// errPublished ends a wait without the lock: what all were waiting for is there, and need not be taken one after the other.
+var errPublished = errors.New("it was published meanwhile")
+
 // waitForTurn takes the key's lock, or goes without where locks do not work.
 func (s *Store) waitForTurn(ctx context.Context, e entry, report func(Progress)) (t turn, err error) {
 	if err := s.makeDirs(e); err != nil {
 		return t, err
 	}
+	before, _ := statOf(e.readyFile())
 	t.file, t.waited, err = s.lockKey(ctx, e, func(h holder) {
 		report(Progress{Phase: "waiting", Holder: h.String(), Log: h.Log})
+	}, func() error {
+		if now, err := statOf(e.readyFile()); err == nil && now.Inode != before.Inode {
+			return errPublished
+		}
+		return nil
 	})
 	var unlockable *LockError
 	if errors.As(err, &unlockable) {

@@ -272,7 +272,7 @@ func (in *importer) arrival(ctx context.Context, id, name string) (*arrival, err
 	if err := s.makeDirs(e); err != nil {
 		return nil, err
 	}
-	lock, _, err := s.lockKey(ctx, e, func(holder) {})
+	lock, _, err := s.lockKey(ctx, e, func(holder) {}, nil)
 	var unlockable *LockError
 	if err != nil && !errors.As(err, &unlockable) {
 		return nil, err
@@ -344,7 +344,7 @@ func (in *importer) finish(ctx context.Context, id string, a *arrival, content i
 	}
 	for _, i := range r.Inputs {
 		if here := in.libc(r.Interpreter.Path); i.Name == LibCInput && i.Value != here {
-			return fmt.Errorf("environment %s was built for %s with %s, and this machine has %s", id, r.Interpreter.Path, cmp.Or(i.Value, "no C library"), cmp.Or(here, "none"))
+			return fmt.Errorf("environment %s was built for %s, and this machine has %s", id, cmp.Or(i.Value, "no C library"), cmp.Or(here, "none"))
 		}
 	}
 	if id != idOf(r.Inputs) {

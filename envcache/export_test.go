@@ -123,7 +123,7 @@ func TestImportOfACutArchive(t *testing.T) {
 	_, archive := export(t, key, "")
 	for at := 0; at < len(archive)-1; at += 1 + len(archive)/20 {
 		to := tempStore(t)
-		_, err := to.Import(context.Background(), bytes.NewReader(archive[:at]), "")
+		_, err := to.Import(context.Background(), bytes.NewReader(archive[:at]), onlyLibC("glibc"))
 		require.Error(t, err, at)
 		if _, there := to.Find(key); there {
 			assertWhole(t, acquire(t, to, key, &testBuilder{}))
@@ -140,7 +140,7 @@ func TestImportOfACutArchive(t *testing.T) {
 		}
 		return data
 	})
-	_, err := to.Import(context.Background(), bytes.NewReader(shorter), "")
+	_, err := to.Import(context.Background(), bytes.NewReader(shorter), onlyLibC("glibc"))
 	require.ErrorContains(t, err, "whole has 1 bytes and had 4")
 	assertOnlyLock(t, to, key)
 }
@@ -169,7 +169,7 @@ func TestImportOfAHostileArchive(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			to := tempStore(t)
-			_, err := to.Import(context.Background(), bytes.NewReader(insert(t, archive, r.Generation, members)), "")
+			_, err := to.Import(context.Background(), bytes.NewReader(insert(t, archive, r.Generation, members)), onlyLibC("glibc"))
 			require.Error(t, err)
 			assert.NoFileExists(t, victim)
 			_, there := to.Find(key)
@@ -182,7 +182,7 @@ func TestImportOfAHostileArchive(t *testing.T) {
 func TestImportOfWhatIsNoExport(t *testing.T) {
 	to := tempStore(t)
 	for text, want := range map[string]string{"": "no export", "text": "no export", gzipped(t, "text"): "no export", gzipped(t, ""): "no export"} {
-		_, err := to.Import(context.Background(), strings.NewReader(text), "")
+		_, err := to.Import(context.Background(), strings.NewReader(text), onlyLibC("glibc"))
 		require.ErrorContains(t, err, want)
 	}
 	assert.NoDirExists(t, to.Root())
@@ -277,7 +277,7 @@ func TestImportOfAnotherSchema(t *testing.T) {
 		require.NoError(t, err)
 		return data
 	})
-	_, err := tempStore(t).Import(context.Background(), bytes.NewReader(other), "")
+	_, err := tempStore(t).Import(context.Background(), bytes.NewReader(other), onlyLibC("glibc"))
 	require.ErrorContains(t, err, "attune.export/v9")
 }
 

@@ -39,7 +39,7 @@ var errBusy = errors.New("it is being removed")
 
 // briefly is how often a hit looks again at a .use that somebody has exclusively, a millisecond apart: who only asks
 // whether it is in use has it for some microseconds, and that is no reason to go and queue for the builder's lock.
-const briefly = 5
+const briefly = 50
 
 // lockShared opens and locks a .use file. A missing one is damage. Where locks do not work the file is held unlocked.
 func (s *Store) lockShared(ctx context.Context, path string, wait bool) (*os.File, error) {
@@ -120,8 +120,8 @@ const (
 
 // lockKey takes the builder lock of an entry. It polls, so that the context can end the wait, and often, so that fifty waiters
 // have passed soon after a build. It reports who holds the lock once that takes a while. waited is true when
-// somebody else had it. A *LockError comes with the open file.
-func (s *Store) lockKey(ctx context.Context, e entry, report func(holder)) (f *os.File, waited bool, err error) {
+// somebody else had it. A *LockError comes with the open file. The wait ends with an error of enough, if it is not nil.
+func (s *Store) lockKey(ctx context.Context, e entry, report func(holder), enough func() error) (f *os.File, waited bool, err error) {
 	f, err = s.create(e.lockFile(), 0)
 	if err != nil {
 		return nil, false, &StoreError{Path: s.root, Err: err}
@@ -133,7 +133,13 @@ func (s *Store) lockKey(ctx context.Context, e entry, report func(holder)) (f *o
 			return f, waited, err
 		}
 		waited = true
-		if err = pause(ctx, around); err != nil {
+		if enough != nil {
+			err = enough()
+		}
+		if err == nil {
+			err = pause(ctx, around)
+		}
+		if err != nil {
 			_ = f.Close()
 			return nil, waited, err
 		}

@@ -228,7 +228,7 @@ func (s *Store) Quarantine(ctx context.Context, env *Env, reason string) error {
 		}
 		return env.store.write(note, data)
 	}
-	lock, _, err := s.lockKey(ctx, env.entry, func(holder) {})
+	lock, _, err := s.lockKey(ctx, env.entry, func(holder) {}, nil)
 	var unlockable *LockError
 	if err != nil && !errors.As(err, &unlockable) {
 		return err

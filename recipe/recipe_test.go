@@ -163,15 +163,6 @@ func TestLocked(t *testing.T) {
 
 // Real interpreters and real installs; the packages are small.
 
-func realInterpreter(t *testing.T, name, path string) Input {
-	t.Helper()
-	in := input(t, name, nil)
-	in.HostEnv = os.Environ()
-	in.Interpreter.Path = path
-	in.Downloads = filepath.Join(t.TempDir(), "downloads")
-	return in
-}
-
 // build makes the environment through a store.
 func build(t *testing.T, in Input) (*envcache.Env, Command) {
 	t.Helper()

@@ -30,8 +30,8 @@ type bench struct {
 }
 
 func run() error {
-	if len(os.Args) != 2 {
-		return fmt.Errorf("usage: bench PATH-OF-ATTUNE-RUN")
+	if len(os.Args) < 2 {
+		return fmt.Errorf("usage: bench PATH-OF-ATTUNE-RUN [ROW…]")
 	}
 	attune, err := filepath.Abs(os.Args[1])
 	if err != nil {
@@ -44,9 +44,19 @@ func run() error {
 	defer func() { _ = os.RemoveAll(work) }()
 	b := &bench{attune: attune, work: work, env: append(os.Environ(), "ATTUNE_CACHE="+filepath.Join(work, "cache"))}
 	fmt.Printf("%-44s %10s %10s %10s   %s\n", "WHAT", "BASELINE", "ATTUNE", "FIGURE", "WANTED")
-	for _, measure := range []func() error{b.noop, b.startUp, b.python, b.detect, b.firstPython, b.firstPythonUV, b.tenPython, b.tenPythonUV, b.coldNode, b.memory, b.hit} {
-		if err := measure(); err != nil {
-			return err
+	for _, m := range []struct {
+		name    string
+		measure func() error
+	}{
+		{"noop", b.noop}, {"start-up", b.startUp}, {"python", b.python}, {"detect", b.detect},
+		{"first-python", b.firstPython}, {"first-python-uv", b.firstPythonUV}, {"ten-python", b.tenPython}, {"ten-python-uv", b.tenPythonUV},
+		{"cold-node", b.coldNode}, {"memory", b.memory}, {"store", b.store}, {"list", b.list}, {"fifty", b.fifty},
+	} {
+		if only := os.Args[2:]; len(only) > 0 && !slices.Contains(only, m.name) {
+			continue
+		}
+		if err := m.measure(); err != nil {
+			return fmt.Errorf("%s: %w", m.name, err)
 		}
 	}
 	return nil
@@ -274,20 +284,6 @@ func (b *bench) memory() error {
 	usage, _ := cmd.ProcessState.SysUsage().(*syscall.Rusage)
 	fmt.Printf("%-44s %10s %10s %10s   %s\n", "memory while 1 GiB in one line goes through", "-", fmt.Sprintf("%.1f s", time.Since(begun).Seconds()),
 		fmt.Sprintf("%.1f MiB", float64(usage.Maxrss)/1024), "< 64 MiB")
-	return nil
-}
-
-// hit is a benchmark of the store itself.
-func (b *bench) hit() error {
-	out, err := b.command("go", "test", "-run", "^$", "-bench", "BenchmarkHit", "./envcache").CombinedOutput()
-	if err != nil {
-		return fmt.Errorf("%w: %s", err, out)
-	}
-	for line := range strings.Lines(string(out)) {
-		if words := strings.Fields(line); strings.HasPrefix(line, "BenchmarkHit") && len(words) > 2 {
-			fmt.Printf("%-44s %10s %10s %10s   %s\n", "resolve one of 1,000 environments", "-", "-", words[2]+" ns", "<= 1 ms")
-		}
-	}
 	return nil
 }
 

@@ -2,9 +2,6 @@ package envcache
 
 import (
 	"context"
-	"errors"
-	"fmt"
-	"os"
 	"sync"
 	"time"
 )
@@ -38,41 +35,6 @@ func (s *Store) Acquire(ctx context.Context, key Key, b Builder, opt AcquireOpti
 	}
 	f, seat := s.join(ctx, e, key, b, opt)
 	return f.wait(ctx, seat)
-}
-
-// hitLayer finds the environment in a lower store: in place, with no write to it and no lock. Path-bound environments have
-// another ID in each.
-func (s *Store) hitLayer(ctx context.Context, key Key, b Builder, progress func(Progress)) *Env {
-	for _, layer := range s.layers {
-		env, reason := layer.hitUnlocked(ctx, layer.entry(layer.ID(key)), b)
-		if reason == nil {
-			return env
-		}
-		if progress != nil && !errors.Is(reason, errNothing) {
-			progress(Progress{Phase: "passing over the layer " + layer.root, Line: reason.Error()})
-		}
-	}
-	return nil
-}
-
-func (s *Store) hitUnlocked(ctx context.Context, e entry, b Builder) (*Env, error) {
-	r, _, err := e.read()
-	if err != nil {
-		return nil, err
-	}
-	if r.Root != "" && r.Root != s.root {
-		return nil, fmt.Errorf("it was built for the root %s", r.Root)
-	}
-	if _, err := os.Stat(s.damageNote(e, r.Generation)); err == nil {
-		return nil, errors.New("it was found damaged")
-	}
-	if err := e.intact(r); err != nil {
-		return nil, err
-	}
-	if err := s.sameInterpreter(ctx, e, r, b); err != nil {
-		return nil, err
-	}
-	return newEnv(s, e, r, nil), nil
 }
 
 // flight is one build (or wait for another process's build) that any number of goroutines wait for.

@@ -334,6 +334,7 @@ func (g *generation) publish(ctx context.Context, r ready, b Builder) (*Env, err
 	}
 	s.at("published")
 	_ = os.Remove(pending)
+	s.noteAsked(r)
 	if err := g.entry.intact(env.ready); err != nil { // where locks lie somebody may have taken it for abandoned
 		_ = env.Close()
 		return nil, &StoreError{Path: s.root, Err: err}

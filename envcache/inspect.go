@@ -147,9 +147,14 @@ func (s *Store) Get(id string) (Info, error) {
 // Find describes the environment of a key where it is: in the store, or in the first layer that has it. ok is false when nobody
 // has it.
 func (s *Store) Find(key Key) (info Info, ok bool) {
-	for _, store := range append([]*Store{s}, s.layers...) {
-		if info, ok := store.info(store.ID(key)); ok && info.State == Ready {
-			return info, true
+	if info, ok := s.info(s.ID(key)); ok && info.State == Ready {
+		return info, true
+	}
+	for _, layer := range s.layers {
+		for _, id := range layer.answering(key) {
+			if info, ok := layer.info(id); ok && info.State == Ready {
+				return info, true
+			}
 		}
 	}
 	return Info{}, false

@@ -16,6 +16,9 @@ import (
 type KeyInput struct {
 	Name  string `json:"name"`
 	Value string `json:"value"`
+	// How marks what says how the environment is made, with which installer from which index, and not what is asked for. A
+	// layer is asked for the rest alone: what it holds was decided when it was filled, often on a machine with more tools.
+	How bool `json:"how,omitempty"`
 }
 
 // Key is everything that decides what gets built. Make one with NewKey.
@@ -77,6 +80,11 @@ func idOf(inputs []KeyInput) string {
 	}
 	sum := sha256.Sum256(data)
 	return encode(sum[:keyBits/8])
+}
+
+// askedOf names what is asked for, however it is made.
+func askedOf(inputs []KeyInput) string {
+	return idOf(slices.DeleteFunc(slices.Clone(inputs), func(i KeyInput) bool { return i.How }))
 }
 
 // idAlphabet are the characters of IDs and generations.

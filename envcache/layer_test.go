@@ -238,3 +238,28 @@ func TestLayersThatCannotBeTrusted(t *testing.T) {
 	require.ErrorContains(t, open(file), "not a directory")
 	require.NoError(t, open(t.TempDir()), "an empty layer is a layer")
 }
+
+// Where an image is built there are installers and mirrors that its containers know nothing of.
+func TestALayerAnswersHoweverItWasFilled(t *testing.T) {
+	key := func(manifest, installer string) Key {
+		return NewKey([]KeyInput{{Name: "manifest", Value: manifest}, {Name: "installer", Value: installer, How: true}}, true)
+	}
+	layer := tempStore(t)
+	built := acquire(t, layer, key("x", "uv 1"), &testBuilder{})
+	require.NoError(t, built.Close())
+
+	upper, err := Open(filepath.Join(t.TempDir(), "upper"), Options{Layers: []string{layer.Root()}})
+	require.NoError(t, err)
+	for _, installer := range []string{"uv 1", "uv 2", "pip", ""} {
+		env := acquire(t, upper, key("x", installer), &testBuilder{fail: os.ErrInvalid})
+		assert.Equal(t, built.Dir, env.Dir, installer)
+	}
+	info, found := upper.Find(key("x", "pip"))
+	require.True(t, found)
+	assert.Equal(t, built.ID, info.ID)
+	assert.Equal(t, Fresh, acquire(t, upper, key("y", "uv 1"), &testBuilder{}).State)
+	assert.Equal(t, Fresh, acquire(t, layer, key("x", "pip"), &testBuilder{}).State, "in a store of one's own it counts")
+
+	require.NoError(t, os.WriteFile(layer.askedFile(key("z", "").Inputs(layer.Root())), []byte(built.ID), 0o600))
+	assert.Equal(t, Fresh, acquire(t, upper, key("z", "pip"), &testBuilder{}).State, "a name that leads to something else is none")
+}

@@ -90,6 +90,9 @@ func (c *claim) remove() error {
 	}
 	_ = os.Remove(c.entry.failedFile())
 	_ = os.Remove(c.entry.quarantineFile())
+	if len(c.info.Inputs) > 0 {
+		_ = os.Remove(c.store.askedFile(c.info.Inputs))
+	}
 	var aside []string
 	if c.info.Generation != "" {
 		aside = append(aside, c.store.moveAside(c.entry, c.info.Generation))

@@ -191,7 +191,7 @@ func (s *jsSettings) readText(in Input, name, path string) {
 	}
 	text := s.expand(in, secretValue().ReplaceAllString(string(data), "$1"))
 	s.secrets = append(s.secrets, urlPasswords(text)...)
-	s.inputs = append(s.inputs, content(name, withoutCredentialsIn([]byte(text))))
+	s.inputs = append(s.inputs, asSettings(content(name, withoutCredentialsIn([]byte(text))))...)
 }
 
 // harmlessVars are variables of yarn and bun that change nothing about what is installed, or that attune sets itself.

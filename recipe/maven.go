@@ -55,15 +55,19 @@ func mavenInputs(ctx context.Context, in Input) ([]envcache.KeyInput, error) {
 		return nil, &NotLockedError{Manifest: filepath.Join(in.PackDir, "pom.xml"),
 			Remedy: "Maven has no lock file; put the jars into the pack's lib directory"}
 	}
+	version := ""
 	mvn, err := findMaven(in)
+	var missing *ToolError
+	switch {
+	case err == nil:
+		version, err = in.toolVersion(ctx, "mvn", mvn, mavenPattern)
+	case errors.As(err, &missing): // it matters once something is built: a layer may have it
+		err = nil
+	}
 	if err != nil {
 		return nil, err
 	}
-	version, err := in.toolVersion(ctx, "mvn", mvn, mavenPattern)
-	if err != nil {
-		return nil, err
-	}
-	inputs := []envcache.KeyInput{content("pom.xml", pom.data), {Name: "installer", Value: "mvn " + version}}
+	inputs := []envcache.KeyInput{content("pom.xml", pom.data), {Name: "installer", Value: strings.TrimSpace("mvn " + version)}}
 	if inputs, err = addParents(inputs, in.PackDir, pom); err != nil {
 		return nil, err
 	}
@@ -80,14 +84,14 @@ func mavenInputs(ctx context.Context, in Input) ([]envcache.KeyInput, error) {
 		if err != nil {
 			return nil, err
 		}
-		inputs = append(inputs, content(name, settings))
+		inputs = append(inputs, asSettings(content(name, settings))...)
 		decisive = append(decisive, settings)
 	}
 	inputs = append(inputs, variables(in, hostReferences(bytes.Join(decisive, nil))...)...)
 	for _, name := range []string{"MAVEN_ARGS", "MAVEN_OPTS"} {
 		words, _ := withoutSecrets(in.hostVar(name))
 		if len(words) > 0 {
-			inputs = append(inputs, envcache.KeyInput{Name: "variable:" + name, Value: withoutCredentials(strings.Join(words, " "))})
+			inputs = append(inputs, envcache.KeyInput{Name: settingPrefix + name, Value: withoutCredentials(strings.Join(words, " "))})
 		}
 	}
 	return inputs, nil
@@ -201,7 +205,7 @@ func projectSettings(dir string) string {
 // mavenSettings are the settings files that apply, by the name of the key input. The project and MAVEN_ARGS may name others.
 func mavenSettings(in Input, mvn string) map[string]string {
 	files := map[string]string{"settings": userSettings(in)}
-	if real, err := filepath.EvalSymlinks(mvn); err == nil {
+	if real, err := filepath.EvalSymlinks(mvn); err == nil && mvn != "" {
 		files["global settings"] = filepath.Join(filepath.Dir(filepath.Dir(real)), "conf/settings.xml")
 	}
 	var words []string // the last one wins

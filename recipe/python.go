@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"cmp"
 	"context"
+	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -30,12 +31,13 @@ func (python) Inputs(ctx context.Context, in Input) ([]envcache.KeyInput, error)
 	}
 	settings := pipSettings(in)
 	tool, err := choosePythonTool(ctx, in, deps, settings)
-	if err != nil {
+	var missing *ToolError
+	if err != nil && !errors.As(err, &missing) { // a missing tool matters once something is built: a layer may have it
 		return nil, err
 	}
 	inputs := append(deps.inputs, envcache.KeyInput{Name: "installer", Value: tool.identity()})
 	if tool.uv != "" {
-		inputs = append(inputs, uvInputs(in)...)
+		inputs = append(inputs, asSettings(uvInputs(in)...)...)
 	}
 	return append(inputs, settings.inputs(in)...), nil
 }

@@ -8,6 +8,7 @@ import (
 	"context"
 	"fmt"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/attune-run/attune/envcache"
@@ -99,6 +100,17 @@ func For(spec *runtime.Spec) (Recipe, error) {
 // pathBound are the environments whose files carry their own path.
 var pathBound = []string{"virtualenv", "gem_home", "local_lib", "renv", "commands"}
 
+// settingPrefix begins the names of inputs that say where and how an installer finds what it installs.
+const settingPrefix = "setting:"
+
+// asSettings marks inputs as such.
+func asSettings(inputs ...envcache.KeyInput) []envcache.KeyInput {
+	for i, input := range inputs {
+		inputs[i].Name = settingPrefix + input.Name
+	}
+	return inputs
+}
+
 // Key is the key of the environment that r makes of in; needed is false when it needs none.
 func Key(ctx context.Context, r Recipe, in Input) (key envcache.Key, needed bool, err error) {
 	own, err := r.Inputs(ctx, in)
@@ -112,6 +124,9 @@ func Key(ctx context.Context, r Recipe, in Input) (key envcache.Key, needed bool
 		{Name: "interpreter-abi", Value: in.Interpreter.ABI},
 		{Name: "install-scripts", Value: fmt.Sprint(in.InstallScripts)},
 	})
+	for i, input := range inputs {
+		inputs[i].How = input.Name == "installer" || strings.HasPrefix(input.Name, settingPrefix)
+	}
 	return envcache.NewKey(inputs, slices.Contains(pathBound, in.Spec.Environment.Type)), true, nil
 }
 

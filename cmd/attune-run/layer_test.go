@@ -34,12 +34,13 @@ func TestALayerThatRootWarmedServesAnotherUser(t *testing.T) {
 		require.NoError(t, os.MkdirAll(filepath.Dir(path), 0o755))
 		require.NoError(t, os.WriteFile(path, []byte(text), 0o644))
 	}
-	run := func(uid uint32, cache string, args ...string) (string, error) {
+	run := func(uid uint32, cache string, env []string, args ...string) (string, error) {
 		cmd := exec.Command(program, args...)
 		cmd.Dir = "/"
 		// Only what every user can reach: an interpreter in root's home is none for others.
 		cmd.Env = append(os.Environ(), "PATH=/usr/bin:/bin", "HOME=/nonexistent", "ATTUNE_CACHE="+cache, "ATTUNE_PACKS="+filepath.Dir(pack),
 			"TMPDIR="+cache+"-tmp", "GORACE=atexit_sleep_ms=0")
+		cmd.Env = append(cmd.Env, env...)
 		require.NoError(t, os.MkdirAll(cache+"-tmp", 0o777))
 		require.NoError(t, os.Chmod(cache+"-tmp", 0o777))
 		cmd.SysProcAttr = &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: uid, Gid: uid}}
@@ -48,7 +49,7 @@ func TestALayerThatRootWarmedServesAnotherUser(t *testing.T) {
 	}
 	layer := filepath.Join(dir, "layer")
 	before := syscall.Umask(0o077) // a strict umask of who builds the image must not matter
-	out, err := run(0, layer, "env", "warm", "-q", "layered.*")
+	out, err := run(0, layer, nil, "env", "warm", "-q", "layered.*")
 	syscall.Umask(before)
 	require.NoError(t, err, out)
 	assert.Contains(t, out, "built")
@@ -58,16 +59,20 @@ func TestALayerThatRootWarmedServesAnotherUser(t *testing.T) {
 	require.NoError(t, syscall.Mount("", layer, "", syscall.MS_BIND|syscall.MS_REMOUNT|syscall.MS_RDONLY, ""))
 
 	upper := filepath.Join(dir, "upper") // nobody may make it
-	out, err = run(nobody, upper, "--layer", layer, "layered.six")
+	out, err = run(nobody, upper, nil, "--layer", layer, "layered.six")
+	require.NoError(t, err, out)
+	assert.Equal(t, "1.17.0\n", out)
+	elsewhere := []string{"PIP_INDEX_URL=http://127.0.0.1:9/simple"} // a layer is not asked where its content came from
+	out, err = run(nobody, upper, elsewhere, "--layer", layer, "layered.six")
 	require.NoError(t, err, out)
 	assert.Equal(t, "1.17.0\n", out)
 	assert.NoDirExists(t, upper)
-	out, err = run(nobody, upper, "--layer", layer, "env", "list")
+	out, err = run(nobody, upper, nil, "--layer", layer, "env", "list")
 	require.NoError(t, err)
 	assert.Equal(t, 1, strings.Count(out, layer), out)
 
 	require.NoError(t, os.WriteFile(filepath.Join(pack, "requirements.txt"), []byte("six==1.16.0\n"), 0o644))
-	out, err = run(nobody, upper, "--layer", layer, "layered.six")
+	out, err = run(nobody, upper, nil, "--layer", layer, "layered.six")
 	require.Error(t, err, "what no layer has wants a cache that can be written")
 	assert.Contains(t, out, upper)
 }

@@ -223,23 +223,36 @@ func (d *Detector) survey(ctx context.Context, spec *runtime.Spec, wanted func(c
 	}
 	s.places = d.places(spec)
 	s.results = make([]result, len(candidates))
-	var group errgroup.Group
-	group.SetLimit(parallelProbes)
+	var unknown []int
 	for i, c := range candidates {
-		if known, ok := d.recall(spec, c); ok {
-			s.results[i] = known
-			continue
+		var known bool
+		if s.results[i], known = d.recall(spec, c); !known {
+			unknown = append(unknown, i)
 		}
-		group.Go(func() error {
-			s.results[i] = d.verify(ctx, spec, c)
-			return nil
-		})
 	}
-	_ = group.Wait()
+	if len(unknown) > 0 {
+		d.learn(ctx, spec, candidates, unknown, s.results)
+	}
 	for i := range s.results {
 		s.results[i].place(spec)
 	}
 	return s
+}
+
+// learn asks the binaries of which nothing is remembered. Processes that start at once take turns: fifty first ones would start
+// hundreds of interpreters, and those that come after the first find its answers.
+func (d *Detector) learn(ctx context.Context, spec *runtime.Spec, candidates []candidate, unknown []int, results []result) {
+	defer d.memory.takeProbing(ctx)()
+	var group errgroup.Group
+	group.SetLimit(parallelProbes)
+	for _, i := range unknown {
+		group.Go(func() error {
+			results[i] = d.verify(ctx, spec, candidates[i])
+			return nil
+		})
+	}
+	_ = group.Wait()
+	d.memory.save()
 }
 
 // place holds a result against the versions of its spec: one found for a version must be of it, and where a version says itself

@@ -1,6 +1,7 @@
 package detect
 
 import (
+	"context"
 	"encoding/json"
 	"errors"
 	"io/fs"
@@ -24,6 +25,10 @@ type memory struct {
 	mu     sync.Mutex
 	layers []answers // the file's with what was learnt, then the lower ones'; as far as they were asked for
 	fresh  answers   // since the last save
+
+	probing sync.Mutex
+	probers int    // of this process
+	leave   func() // gives the turn of this process up; nil without probers
 }
 
 // answers are by question; of one question there are several for a binary that was replaced, or lies in a file that several
@@ -139,7 +144,7 @@ func (m *memory) save() {
 	if len(m.fresh) == 0 || m.file == "" || makeDir(filepath.Dir(m.file), m.dirMode) != nil {
 		return
 	}
-	defer takeTurn(m.file + ".lock")()
+	defer takeTurn(context.Background(), m.file+".lock", turn, time.Millisecond)()
 	all := read(m.file)
 	for id, list := range m.fresh {
 		for _, a := range list {
@@ -207,19 +212,50 @@ func (a answers) forget() {
 	maps.DeleteFunc(a, func(_ string, list []answer) bool { return len(list) == 0 })
 }
 
-// takeTurn locks a file for the time of one save. Where it cannot, because there are no locks here or somebody was stopped while
+// takeTurn locks a file, for no longer than limit in vain. Where it cannot, because there are no locks here or somebody was stopped while
 // holding it, one of two savers may lose its answers, which are then asked for again.
-func takeTurn(file string) (leave func()) {
+func takeTurn(ctx context.Context, file string, limit, pause time.Duration) (leave func()) {
 	f, err := os.OpenFile(file, os.O_CREATE|os.O_RDONLY, 0o644) // reading is enough to lock, for other members of a group too
 	if err != nil {
 		return func() {}
 	}
-	for deadline := time.Now().Add(turn); ; time.Sleep(time.Millisecond) {
+	for deadline := time.Now().Add(limit); ; time.Sleep(pause) {
 		err := unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB)
-		if err != unix.EWOULDBLOCK && err != unix.EINTR || time.Now().After(deadline) {
+		if err != unix.EWOULDBLOCK && err != unix.EINTR || time.Now().After(deadline) || ctx.Err() != nil {
 			return func() { _ = f.Close() }
 		}
 	}
 }
 
-const turn = time.Second // a save takes about a millisecond
+const (
+	turn        = time.Second     // a save takes about a millisecond
+	probingTurn = 5 * time.Second // some probes, each of which has its own limit
+)
+
+// takeProbing is the turn of this process to probe: all its goroutines probe at once, and what other processes found out meanwhile
+// is known afterwards.
+func (m *memory) takeProbing(ctx context.Context) (leave func()) {
+	m.probing.Lock()
+	defer m.probing.Unlock()
+	if m.probers++; m.probers == 1 && m.file != "" && makeDir(filepath.Dir(m.file), m.dirMode) == nil {
+		m.leave = takeTurn(ctx, m.file+".probing", probingTurn, 5*time.Millisecond)
+		m.mu.Lock()
+		if len(m.layers) > 0 {
+			m.layers[0] = read(m.file)
+			for id, list := range m.fresh {
+				for _, a := range list {
+					m.layers[0].add(id, a)
+				}
+			}
+		}
+		m.mu.Unlock()
+	}
+	return func() {
+		m.probing.Lock()
+		defer m.probing.Unlock()
+		if m.probers--; m.probers == 0 && m.leave != nil {
+			m.leave()
+			m.leave = nil
+		}
+	}
+}

@@ -128,7 +128,7 @@ func BenchmarkList(b *testing.B) {
 	s := benchStore(b)
 	b.ReportAllocs()
 	for b.Loop() {
-		list, err := s.List(context.Background())
+		list, err := s.List(context.Background(), false)
 		if err != nil || len(list) != benchEnvironments {
 			b.Fatal(len(list), err)
 		}

@@ -297,27 +297,29 @@ func (g *generation) describe(key Key, interpreter Interpreter, built Built, cou
 	if err := s.writeList(g.entry.listFile(g.name), tree); err != nil {
 		return ready{}, &StoreError{Path: s.root, Err: err}
 	}
+	inputs := key.Inputs(s.root)
 	r := ready{
 		Schema: readySchema, ID: g.entry.id, Generation: g.name, CreatedAt: s.now().UTC(), Size: tree.size(), Files: len(tree),
-		Inputs: key.Inputs(s.root), Interpreter: interpreter, Stat: stat, Digest: sum,
-		Complete: counts, Built: built, Resolved: resolvedDigest(built.Resolved),
+		Interpreter: interpreter, Stat: stat, Digest: sum, Sentinels: built.Sentinels, Complete: counts,
+		Kind: valueOf(inputs, RecipeInput), Locked: built.Locked, Resolved: resolvedDigest(built.Resolved),
 	}
 	if key.pathBound {
 		r.Root = s.root
 	}
-	return r, nil
+	r.second, err = json.Marshal(details{Inputs: inputs, Resolved: built.Resolved})
+	return r, err
 }
 
 // publish writes everything to disk and then makes ready.json point to the generation: from there on it
 // exists, and before that it does not.
 func (g *generation) publish(ctx context.Context, r ready, b Builder) (*Env, error) {
 	s := g.store
-	data, err := json.Marshal(r)
+	data, err := r.encode()
 	if err != nil {
 		return nil, err
 	}
 	pending := g.entry.pendingFile(g.name)
-	if err := s.write(pending, append(data, '\n')); err != nil {
+	if err := s.write(pending, data); err != nil {
 		return nil, &StoreError{Path: s.root, Err: err}
 	}
 	// One syncfs instead of an fsync per file.

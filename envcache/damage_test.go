@@ -22,7 +22,7 @@ func TestDamageIsAMissWithAReason(t *testing.T) {
 			require.NoError(t, os.Truncate(e.readyFile(), 0))
 		},
 		"ready.json is not one of environment": func(t *testing.T, e entry, _ *Env) {
-			require.NoError(t, os.WriteFile(e.readyFile(), []byte(`{"schema":"attune.env/v1","key":"other"}`), 0o600))
+			require.NoError(t, os.WriteFile(e.readyFile(), []byte("{\"schema\":\"attune.env/v1\",\"id\":\"other\"}\n{}\n"), 0o600))
 		},
 		"it is damaged: stat": func(t *testing.T, _ entry, env *Env) {
 			require.NoError(t, os.Remove(filepath.Join(env.Dir, "whole")))

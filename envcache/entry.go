@@ -12,6 +12,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 	"syscall"
 	"time"
 
@@ -40,9 +41,10 @@ func (e entry) listFile(g string) string    { return filepath.Join(e.dir, g+".li
 func (e entry) statFile(g string) string    { return filepath.Join(e.dir, g+".stat") }
 func (e entry) pendingFile(g string) string { return filepath.Join(e.dir, g+".ready") }
 
-const readySchema = "attune.env/v2"
+const readySchema = "attune.env/v3"
 
-// ready is the content of ready.json.
+// ready is the first line of ready.json: what a hit and a list need. What else is known stands in the second, so that it is not
+// decoded every time.
 type ready struct {
 	Schema      string            `json:"schema"`
 	ID          string            `json:"id"`
@@ -54,10 +56,42 @@ type ready struct {
 	Interpreter Interpreter       `json:"interpreter"`
 	Stat        fileStat          `json:"interpreter_stat"`
 	Digest      string            `json:"interpreter_digest"` // "sha256:<hex>"
-	Complete    map[string]census `json:"complete"`           // by directory
-	Resolved    string            `json:"resolved"`
-	Built       Built             `json:"built"`
-	Inputs      []KeyInput        `json:"inputs"`
+	Sentinels   []string          `json:"sentinels"`
+	Complete    map[string]census `json:"complete"` // by directory
+	Kind        string            `json:"kind"`     // the input RecipeInput
+	Locked      bool              `json:"locked"`
+	Resolved    string            `json:"resolved"` // digest
+
+	second []byte // details, encoded
+}
+
+// details is the second line.
+type details struct {
+	Inputs   []KeyInput `json:"inputs"`
+	Resolved []string   `json:"resolved"`
+}
+
+// details are empty where the second line is damaged: nothing but what is shown depends on it.
+func (r ready) details() (d details) {
+	_ = json.Unmarshal(r.second, &d)
+	return d
+}
+
+func (r ready) encode() ([]byte, error) {
+	first, err := json.Marshal(r)
+	return slices.Concat(first, []byte("\n"), r.second, []byte("\n")), err
+}
+
+func decodeReady(data []byte) (r ready, err error) {
+	first, second, _ := bytes.Cut(data, []byte("\n"))
+	if err = json.Unmarshal(first, &r); err != nil {
+		return ready{}, err
+	}
+	var whole bool
+	if r.second, whole = bytes.CutSuffix(second, []byte("\n")); !whole {
+		return ready{}, errors.New("unexpected end of file")
+	}
+	return r, nil
 }
 
 // fileStat tells whether a file is still the one it was. Devices are left out: they change with mounts.
@@ -130,7 +164,7 @@ func (e entry) pointer() (p pointer, err error) {
 	if p.data, p.inode, err = readPlain(p.file); err != nil {
 		return p, err
 	}
-	if err := json.Unmarshal(p.data, &p.ready); err != nil {
+	if p.ready, err = decodeReady(p.data); err != nil {
 		return p, fmt.Errorf("ready.json is damaged: %w", err)
 	}
 	if r := p.ready; r.Schema != readySchema || r.ID != e.id || !isGeneration(r.Generation) {
@@ -196,7 +230,7 @@ func (e entry) intact(r ready) error {
 	if err := exists(dir); err != nil {
 		return fmt.Errorf("it is damaged: %w", err)
 	}
-	for _, name := range r.Built.Sentinels {
+	for _, name := range r.Sentinels {
 		if err := exists(dir + "/" + name); err != nil {
 			return fmt.Errorf("it is damaged: %w", err)
 		}

@@ -25,9 +25,10 @@ type Env struct {
 }
 
 func newEnv(s *Store, e entry, r ready, use *os.File) *Env {
+	details := r.details()
 	return &Env{
-		ID: e.id, Inputs: r.Inputs, State: Hit, Root: s.root, Dir: e.generation(r.Generation),
-		Built: r.Built, Resolved: r.Resolved, store: s, entry: e, ready: r, use: use,
+		ID: e.id, Inputs: details.Inputs, State: Hit, Root: s.root, Dir: e.generation(r.Generation),
+		Built: Built{Resolved: details.Resolved, Locked: r.Locked, Sentinels: r.Sentinels}, Resolved: r.Resolved, store: s, entry: e, ready: r, use: use,
 	}
 }
 

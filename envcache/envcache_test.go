@@ -233,7 +233,7 @@ func TestListTellsWhatIsBroken(t *testing.T) {
 	require.NoError(t, acquire(t, s, testKey("good"), &testBuilder{}).Close())
 	require.NoError(t, acquire(t, s, testKey("bad"), &testBuilder{}).Close())
 	require.NoError(t, os.Truncate(s.entry(s.ID(testKey("bad"))).readyFile(), 1))
-	list, err := s.List(context.Background())
+	list, err := s.List(context.Background(), false)
 	require.NoError(t, err)
 	states := map[string]string{}
 	for _, info := range list {

@@ -338,16 +338,15 @@ func (in *importer) finish(ctx context.Context, id string, a *arrival, content i
 	if err != nil {
 		return err
 	}
-	var r ready
-	if err := json.Unmarshal(data, &r); err != nil || r.ID != id || r.Generation != a.g.name || r.Schema != readySchema {
+	r, err := decodeReady(data)
+	if err != nil || r.ID != id || r.Generation != a.g.name || r.Schema != readySchema {
 		return fmt.Errorf("environment %s: its ready.json is not its own", id)
 	}
-	for _, i := range r.Inputs {
-		if here := in.libc(r.Interpreter.Path); i.Name == LibCInput && i.Value != here {
-			return fmt.Errorf("environment %s was built for %s, and this machine has %s", id, cmp.Or(i.Value, "no C library"), cmp.Or(here, "none"))
-		}
+	inputs := r.details().Inputs
+	if built, here := valueOf(inputs, LibCInput), in.libc(r.Interpreter.Path); built != here {
+		return fmt.Errorf("environment %s was built for %s, and this machine has %s", id, cmp.Or(built, "no C library"), cmp.Or(here, "none"))
 	}
-	if id != idOf(r.Inputs) {
+	if id != idOf(inputs) {
 		return fmt.Errorf("environment %s: its inputs are those of another", id)
 	}
 	if _, err := in.store.survey(a.g.dir()); err != nil { // the modes of the store it comes from may be narrower

@@ -40,16 +40,18 @@ type Info struct {
 	InUse       bool        `json:"in_use"`
 	UsedBy      []Process   `json:"used_by,omitempty"` // as far as they can be seen; filled by List and Get
 	RetryAt     time.Time   `json:"retry_at,omitzero"` // of a failed one
+	Kind        string      `json:"kind"`              // what made it: "virtualenv/1"
 	Inputs      []KeyInput  `json:"inputs"`
 	Interpreter Interpreter `json:"interpreter"`
 	Built       Built       `json:"built"`
 }
 
-// List describes all environments of the store and its layers, last used first.
-func (s *Store) List(ctx context.Context) ([]Info, error) {
+// List describes all environments of the store and its layers, last used first. Without detailed it leaves out Inputs and
+// Built.Resolved, which take most of the time.
+func (s *Store) List(ctx context.Context, detailed bool) ([]Info, error) {
 	var all []Info
 	for _, store := range append([]*Store{s}, s.layers...) {
-		infos, err := store.own(ctx)
+		infos, err := store.own(ctx, detailed)
 		if err != nil {
 			return nil, err
 		}
@@ -63,7 +65,7 @@ func (s *Store) List(ctx context.Context) ([]Info, error) {
 }
 
 // own describes what this very store holds, in no order.
-func (s *Store) own(ctx context.Context) ([]Info, error) {
+func (s *Store) own(ctx context.Context, detailed bool) ([]Info, error) {
 	ids, err := s.ids("")
 	if err != nil {
 		return nil, err
@@ -74,7 +76,7 @@ func (s *Store) own(ctx context.Context) ([]Info, error) {
 	for part := range slices.Chunk(indexes(len(ids)), 100) {
 		group.Go(func() error {
 			for _, i := range part {
-				infos[i], there[i] = s.info(ids[i])
+				infos[i], there[i] = s.info(ids[i], detailed)
 			}
 			return context.Cause(ctx)
 		})
@@ -126,7 +128,7 @@ func (s *Store) Get(id string) (Info, error) {
 			return Info{}, err
 		}
 		for _, candidate := range ids {
-			info, ok := store.info(candidate)
+			info, ok := store.info(candidate, true)
 			known := slices.ContainsFunc(found, func(f Info) bool { return f.ID == info.ID })
 			if ok && !known {
 				found = append(found, info)
@@ -147,12 +149,12 @@ func (s *Store) Get(id string) (Info, error) {
 // Find describes the environment of a key where it is: in the store, or in the first layer that has it. ok is false when nobody
 // has it.
 func (s *Store) Find(key Key) (info Info, ok bool) {
-	if info, ok := s.info(s.ID(key)); ok && info.State == Ready {
+	if info, ok := s.info(s.ID(key), true); ok && info.State == Ready {
 		return info, true
 	}
 	for _, layer := range s.layers {
 		for _, id := range layer.answering(key) {
-			if info, ok := layer.info(id); ok && info.State == Ready {
+			if info, ok := layer.info(id, true); ok && info.State == Ready {
 				return info, true
 			}
 		}
@@ -203,7 +205,7 @@ func (s *Store) ids(prefix string) ([]string, error) {
 }
 
 // info is false for an ID that has nothing: its environment was removed, or never built.
-func (s *Store) info(id string) (Info, bool) {
+func (s *Store) info(id string, detailed bool) (Info, bool) {
 	e := s.entry(id)
 	info := Info{ID: id, State: Ready}
 	if s.layer {
@@ -216,7 +218,11 @@ func (s *Store) info(id string) (Info, bool) {
 	if err == nil {
 		info.Dir, info.Generation = e.generation(r.Generation), r.Generation
 		info.Size, info.Files, info.CreatedAt = r.Size, r.Files, r.CreatedAt
-		info.Inputs, info.Interpreter, info.Built = r.Inputs, r.Interpreter, r.Built
+		info.Interpreter, info.Kind, info.Built = r.Interpreter, r.Kind, Built{Locked: r.Locked, Sentinels: r.Sentinels}
+		if detailed {
+			d := r.details()
+			info.Inputs, info.Built.Resolved = d.Inputs, d.Resolved
+		}
 		if !s.layer {
 			info.LastUsed = r.CreatedAt
 			s.inspectUse(e.useFile(r.Generation), &info)

@@ -135,7 +135,7 @@ func TestAStoreThatTarRestored(t *testing.T) {
 	runTar(t, "-xf", archive, "-C", elsewhere)
 	moved := openStore(t, filepath.Join(elsewhere, s.Root()))
 	assert.Equal(t, Fresh, acquire(t, moved, key, b).State)
-	list, err := moved.List(context.Background())
+	list, err := moved.List(context.Background(), false)
 	require.NoError(t, err)
 	problems := map[string]string{}
 	for _, info := range list {

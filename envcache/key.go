@@ -37,6 +37,9 @@ const keyBits = 128
 // LibCInput names the C library an environment was built for.
 const LibCInput = "libc"
 
+// RecipeInput names what makes the environment: "virtualenv/1".
+const RecipeInput = "recipe"
+
 // rootInput is the input that a path-bound key has beside its own.
 const rootInput = "root"
 
@@ -80,6 +83,15 @@ func idOf(inputs []KeyInput) string {
 	}
 	sum := sha256.Sum256(data)
 	return encode(sum[:keyBits/8])
+}
+
+func valueOf(inputs []KeyInput, name string) string {
+	for _, input := range inputs {
+		if input.Name == name {
+			return input.Value
+		}
+	}
+	return ""
 }
 
 // askedOf names what is asked for, however it is made.

@@ -29,7 +29,7 @@ func (s *Store) hitLayer(ctx context.Context, key Key, b Builder, progress func(
 func (s *Store) answering(key Key) []string {
 	ids := []string{s.ID(key)}
 	if other, err := os.ReadFile(s.askedFile(key.Inputs(s.root))); err == nil && isID(string(other)) && string(other) != ids[0] {
-		if r, _, err := s.entry(string(other)).read(); err == nil && askedOf(r.Inputs) == askedOf(key.Inputs(s.root)) {
+		if r, _, err := s.entry(string(other)).read(); err == nil && askedOf(r.details().Inputs) == askedOf(key.Inputs(s.root)) {
 			ids = append(ids, string(other))
 		}
 	}
@@ -43,7 +43,7 @@ func (s *Store) askedFile(inputs []KeyInput) string {
 
 // noteAsked is best effort: without it a layer answers only those who would have made the same in the same way.
 func (s *Store) noteAsked(r ready) {
-	file := s.askedFile(r.Inputs)
+	file := s.askedFile(r.details().Inputs)
 	if s.mkdirAll(filepath.Dir(file)) == nil {
 		_ = s.write(file, []byte(r.ID))
 	}

@@ -191,7 +191,7 @@ func TestLayersAreAskedInOrder(t *testing.T) {
 	assert.Equal(t, first, acquire(t, s, testKey("both"), &testBuilder{}).Root)
 	assert.Equal(t, second, acquire(t, s, testKey("second"), &testBuilder{}).Root)
 	assert.Equal(t, s.Root(), acquire(t, s, testKey("none"), &testBuilder{}).Root)
-	list, err := s.List(context.Background())
+	list, err := s.List(context.Background(), false)
 	require.NoError(t, err)
 	assert.Len(t, list, 4)
 	for _, info := range list {

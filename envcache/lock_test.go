@@ -162,7 +162,7 @@ func TestListsDoNotDisturbHits(t *testing.T) {
 	var group errgroup.Group
 	group.Go(func() error {
 		for ctx.Err() == nil {
-			if _, err := s.List(context.Background()); err != nil {
+			if _, err := s.List(context.Background(), false); err != nil {
 				return err
 			}
 		}

@@ -15,7 +15,7 @@ import (
 func TestOpenWritesNothing(t *testing.T) {
 	dir := filepath.Join(t.TempDir(), "cache")
 	s := openStore(t, dir)
-	list, err := s.List(context.Background())
+	list, err := s.List(context.Background(), false)
 	require.NoError(t, err)
 	assert.Empty(t, list)
 	assert.NoDirExists(t, dir)

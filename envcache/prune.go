@@ -61,7 +61,7 @@ func (s *Store) Prune(ctx context.Context, policy Policy) (Report, error) {
 	if !policy.Network && s.sys.network(s.root) {
 		return Report{}, &NetworkError{Path: s.root}
 	}
-	infos, err := s.own(ctx)
+	infos, err := s.own(ctx, false)
 	if err != nil {
 		return Report{}, err
 	}
@@ -292,7 +292,7 @@ func (s *Store) makeRoom(ctx context.Context, err error) bool {
 	}
 	before := free(s.root)
 	s.sweepAll(ctx)
-	infos, err := s.own(ctx)
+	infos, err := s.own(ctx, false)
 	if err != nil {
 		return false
 	}

@@ -157,7 +157,7 @@ func TestPruneRemovesDownloadsUnlessABuildRuns(t *testing.T) {
 func TestPruneLeavesWhatWasBuiltMeanwhile(t *testing.T) {
 	s, key := tempStore(t), testKey("x")
 	require.NoError(t, acquire(t, s, key, &testBuilder{}).Close())
-	infos, err := s.own(context.Background())
+	infos, err := s.own(context.Background(), false)
 	require.NoError(t, err)
 	require.NoError(t, s.Remove(context.Background(), s.ID(key)))
 	report := Report{}
@@ -178,7 +178,7 @@ func TestStrayFiles(t *testing.T) {
 		require.NoError(t, os.MkdirAll(filepath.Dir(path), 0o700))
 		require.NoError(t, os.WriteFile(path, nil, 0o600))
 	}
-	list, err := s.List(context.Background())
+	list, err := s.List(context.Background(), false)
 	require.NoError(t, err)
 	assert.Len(t, list, 1)
 	_, err = s.Prune(context.Background(), Policy{MaxSize: 1})

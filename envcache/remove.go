@@ -41,6 +41,7 @@ type claim struct {
 	store *Store
 	entry entry
 	info  Info
+	ready ready // zero where there is none
 	lock  *os.File
 	use   *os.File // nil for an entry without a generation
 }
@@ -61,8 +62,8 @@ func (s *Store) claim(info Info) (*claim, error) {
 		return nil, err
 	}
 	// Under the lock nobody publishes: what is there now is what will be removed.
-	r, _, _ := c.entry.read()
-	if c.info.Generation = r.Generation; r.Generation == "" {
+	c.ready, _, _ = c.entry.read()
+	if c.info.Generation = c.ready.Generation; c.info.Generation == "" {
 		return c, nil
 	}
 	// A missing .use is made: nobody can be using it.
@@ -90,8 +91,8 @@ func (c *claim) remove() error {
 	}
 	_ = os.Remove(c.entry.failedFile())
 	_ = os.Remove(c.entry.quarantineFile())
-	if len(c.info.Inputs) > 0 {
-		_ = os.Remove(c.store.askedFile(c.info.Inputs))
+	if inputs := c.ready.details().Inputs; len(inputs) > 0 {
+		_ = os.Remove(c.store.askedFile(inputs))
 	}
 	var aside []string
 	if c.info.Generation != "" {

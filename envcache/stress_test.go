@@ -139,7 +139,7 @@ func (r *stressRun) end(w *stressed) {
 func (r *stressRun) checkAfterwards() {
 	t, s, ctx := r.t, r.s, context.Background()
 	assert.Empty(t, r.violations)
-	list, err := s.List(ctx)
+	list, err := s.List(ctx, false)
 	require.NoError(t, err)
 	for _, info := range list {
 		assert.NotEqual(t, Building, info.State, "nobody has a lock any more: %s", info.ID)
@@ -224,7 +224,7 @@ func (w worker) step() error {
 		_, err := w.s.Verify(ctx, id)
 		return w.expect("verify", err)
 	case n < 14:
-		_, err := w.s.List(ctx)
+		_, err := w.s.List(ctx, false)
 		return w.expect("list", err)
 	default:
 		return w.acquire(ctx, name)

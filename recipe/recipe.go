@@ -118,7 +118,7 @@ func Key(ctx context.Context, r Recipe, in Input) (key envcache.Key, needed bool
 		return envcache.Key{}, false, err
 	}
 	inputs := slices.Concat(own, platform(in.Interpreter.Path), []envcache.KeyInput{
-		{Name: "recipe", Value: in.Spec.Environment.Type + "/" + version},
+		{Name: envcache.RecipeInput, Value: in.Spec.Environment.Type + "/" + version},
 		{Name: "interpreter", Value: in.Interpreter.Path},
 		{Name: "interpreter-version", Value: in.Interpreter.Version},
 		{Name: "interpreter-abi", Value: in.Interpreter.ABI},

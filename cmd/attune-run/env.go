@@ -49,7 +49,7 @@ func (c *envListCmd) Run(a *app) error {
 	if err != nil {
 		return err
 	}
-	infos, err := store.List(a.ctx)
+	infos, err := store.List(a.ctx, c.Output == "json")
 	if err != nil {
 		return err
 	}
@@ -68,15 +68,10 @@ func orEmpty[T any](all []T) []T {
 	return all
 }
 
-// kind is what made the environment: "virtualenv".
+// kind is what made the environment, without the recipe's version: "virtualenv".
 func kind(i envcache.Info) string {
-	for _, input := range i.Inputs {
-		if input.Name == "recipe" {
-			name, _, _ := strings.Cut(input.Value, "/")
-			return name
-		}
-	}
-	return ""
+	name, _, _ := strings.Cut(i.Kind, "/")
+	return name
 }
 
 // users says who uses an environment now.
@@ -217,7 +212,7 @@ func (c *envDuCmd) Run(a *app) error {
 	if err != nil {
 		return err
 	}
-	infos, err := store.List(a.ctx)
+	infos, err := store.List(a.ctx, false)
 	if err != nil {
 		return err
 	}
@@ -264,7 +259,7 @@ func (c *envVerifyCmd) Run(a *app) error {
 		return err
 	}
 	if len(c.Keys) == 0 {
-		infos, err := store.List(a.ctx)
+		infos, err := store.List(a.ctx, false)
 		if err != nil {
 			return err
 		}

@@ -1,7 +1,9 @@
 package envcache
 
 import (
+	"maps"
 	"os"
+	"slices"
 	"sync"
 
 	"golang.org/x/sys/unix"
@@ -28,7 +30,7 @@ func newEnv(s *Store, e entry, r ready, use *os.File) *Env {
 	details := r.details()
 	return &Env{
 		ID: e.id, Inputs: details.Inputs, State: Hit, Root: s.root, Dir: e.generation(r.Generation),
-		Built: Built{Resolved: details.Resolved, Locked: r.Locked, Sentinels: r.Sentinels}, Resolved: r.Resolved, store: s, entry: e, ready: r, use: use,
+		Built: Built{Resolved: details.Resolved, Locked: r.Locked, Sentinels: r.Sentinels, Complete: slices.Sorted(maps.Keys(r.Complete))}, Resolved: r.Resolved, store: s, entry: e, ready: r, use: use,
 	}
 }
 

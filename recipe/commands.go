@@ -172,7 +172,7 @@ func runCommand(ctx context.Context, in Input, site envcache.Site, list []string
 	if err != nil {
 		return err
 	}
-	tool := newInstaller(in, filepath.Base(argv[0]), commandFamily(in, list))
+	tool := newInstaller(in, filepath.Base(argv[0]), commandFamily(in, list)).mayMiss(in.Network)
 	path := filepath.Join(site.Dir, "bin") + string(os.PathListSeparator) + tool.env["PATH"]
 	if in.Interpreter.Path != "" {
 		path += string(os.PathListSeparator) + filepath.Dir(in.Interpreter.Path)

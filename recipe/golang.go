@@ -392,6 +392,7 @@ func (golang) Build(ctx context.Context, in Input, site envcache.Site) (envcache
 func goTool(in Input) *installer {
 	tool := newInstaller(in, "go", slices.Concat(goDecisive, []string{"GOENV", "GOPROXY", "GOPRIVATE", "GONOPROXY", "GONOSUMDB", "GOSUMDB",
 		"GOINSECURE", "GOAUTH", "GOVCS", "CGO_", "PKG_CONFIG_", "GIT_SSH", "GIT_ASKPASS", "GIT_CONFIG_", "GIT_SSL_"})...)
+	tool.mayMiss(in.Network)
 	settings := goSettings(in)
 	tool.secrets = netrcPasswords(in)
 	tool.set("GOOS", stdruntime.GOOS) // `go env -w` may say otherwise

@@ -36,13 +36,13 @@ type installer struct {
 	dir     string   // working directory
 	secrets []string // credentials beside those of env, for the log to mask
 	local   bool     // reaches no network: words like "timeout" in its output are the source's own
-	offline bool     // may not reach the network: what it misses it may have the next time
+	offline bool     // may not reach the network, and does not say whether that was its trouble: any failure may be
 }
 
 // newInstaller passes on what every installer needs and the variables of the given families, which are names, or
 // beginnings of names that end in "_". What would move the installation is left out.
 func newInstaller(in Input, name string, families ...string) *installer {
-	i := &installer{name: name, env: map[string]string{}, dir: in.PackDir, offline: in.Network == Offline}
+	i := &installer{name: name, env: map[string]string{}, dir: in.PackDir}
 	for _, entry := range in.HostEnv {
 		name, value, _ := strings.Cut(entry, "=")
 		if slices.Contains(hostVars, name) || inFamily(families, name) && !slices.Contains(moving, strings.ToUpper(name)) {
@@ -65,6 +65,12 @@ func inFamily(families []string, name string) bool {
 	return slices.ContainsFunc(families, func(family string) bool {
 		return name == family || strings.HasSuffix(family, "_") && strings.HasPrefix(name, family)
 	})
+}
+
+// mayMiss is for installers that fail alike for want of the network and for other reasons.
+func (i *installer) mayMiss(network Network) *installer {
+	i.offline = network == Offline
+	return i
 }
 
 func (i *installer) set(name, value string) { i.env[name] = value }
@@ -151,7 +157,7 @@ func (i *installer) failure(exit proc.Exit, tail []byte) error {
 		switch {
 		case i.local && failure.class == envcache.Transient:
 			failure.class = envcache.Permanent
-		case i.offline && !i.local && failure.class == envcache.Permanent:
+		case i.offline && !i.local:
 			failure.class = envcache.Passing
 		}
 	}

@@ -9,6 +9,7 @@ import (
 	"path/filepath"
 	"regexp"
 	"strings"
+	"sync/atomic"
 	"testing"
 
 	"github.com/stretchr/testify/assert"
@@ -182,7 +183,7 @@ func TestMaven(t *testing.T) {
 	assert.Equal(t, "[1,2]", ran(t, in, env))
 	assert.Equal(t, []string{"com.google.code.gson:gson==2.11.0", "com.google.errorprone:error_prone_annotations==2.27.0"}, env.Built.Resolved)
 	assert.False(t, env.Built.Locked)
-	assert.Contains(t, env.Inputs, envcache.KeyInput{Name: "installer", Value: "mvn 3.8.7"})
+	assert.Contains(t, env.Inputs, envcache.KeyInput{Name: "installer", Value: "mvn 3.8.7", How: true})
 
 	elsewhere := func(t *testing.T, files map[string]string, env ...string) Input {
 		t.Helper()
@@ -277,7 +278,7 @@ func mirrorSettings(url, password string) string {
 
 // throughAMirror resolves through a company's repository: what was downloaded before, served to who knows the password.
 func throughAMirror(t *testing.T, in Input, downloads string) {
-	served := 0
+	var served atomic.Int32
 	files := http.FileServer(http.Dir(filepath.Join(downloads, "maven")))
 	repository := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		if _, password, _ := r.BasicAuth(); password != repositoryPassword {
@@ -285,7 +286,7 @@ func throughAMirror(t *testing.T, in Input, downloads string) {
 			http.Error(w, "who are you?", http.StatusUnauthorized)
 			return
 		}
-		served++
+		served.Add(1)
 		files.ServeHTTP(w, r)
 	}))
 	defer repository.Close()
@@ -311,7 +312,7 @@ func throughAMirror(t *testing.T, in Input, downloads string) {
 	env, err := attempt(t, in)
 	require.NoError(t, err)
 	assert.Equal(t, "[1,2]", ran(t, in, env))
-	assert.Positive(t, served)
+	assert.Positive(t, served.Load())
 	for file, data := range everyFile(t, env.Root) {
 		assert.NotContains(t, data, repositoryPassword, file)
 	}

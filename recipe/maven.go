@@ -393,7 +393,7 @@ func resolve(ctx context.Context, in Input, site envcache.Site, tool *installer,
 }
 
 func mavenTool(in Input, mvn string) *installer {
-	tool := newInstaller(in, "mvn", "MAVEN_", "M2_")
+	tool := newInstaller(in, "mvn", "MAVEN_", "M2_").mayMiss(in.Network)
 	for _, name := range []string{"MAVEN_ARGS", "MAVEN_OPTS"} {
 		_, secrets := withoutSecrets(in.hostVar(name))
 		tool.secrets = append(tool.secrets, secrets...)

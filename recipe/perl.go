@@ -94,7 +94,7 @@ type cpanBuild struct {
 func newCPANBuild(in Input, site envcache.Site, dir, cpanm string) *cpanBuild {
 	sum := sha256.Sum256([]byte(withoutCredentials(in.hostVar("PERL_CPANM_OPT"))))
 	b := &cpanBuild{
-		in: in, site: site, cpanm: cpanm, tool: newInstaller(in, "cpanm", "PERL_CPANM_OPT"), dir: dir, work: filepath.Join(dir, "work"),
+		in: in, site: site, cpanm: cpanm, tool: newInstaller(in, "cpanm", "PERL_CPANM_OPT").mayMiss(in.Network), dir: dir, work: filepath.Join(dir, "work"),
 		mirror: filepath.Join(in.Downloads, "cpanm", hex.EncodeToString(sum[:8])), locked: exists(in.PackDir, cpanfileSnapshot),
 	}
 	b.tool.dir = b.work

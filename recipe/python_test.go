@@ -10,6 +10,7 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"net/http"
 	"net/http/httptest"
@@ -288,7 +289,7 @@ func TestPythonEnvironmentsAreComplete(t *testing.T) {
 			in.Downloads = filepath.Join(t.TempDir(), "with [brackets] and blanks", strings.Repeat("x", 150), "downloads")
 			env, err := acquire(t, in)
 			require.NoError(t, err)
-			assert.Contains(t, env.Inputs, envcache.KeyInput{Name: "installer", Value: name})
+			assert.Contains(t, env.Inputs, envcache.KeyInput{Name: "installer", Value: name, How: true})
 			assert.Equal(t, []string{"attdemo==1.0", "attdep==1.5"}, env.Built.Resolved)
 			assert.True(t, env.Built.Locked)
 			assert.Equal(t, []string{filepath.Join("lib", pythonName(in), "site-packages")}, env.Built.Complete)
@@ -468,6 +469,9 @@ func TestPythonBadManifests(t *testing.T) {
 	} {
 		in := input(t, "python", c.files)
 		_, _, err := Key(context.Background(), python{}, in)
+		if err == nil { // it matters only to who builds
+			_, err = python{}.Build(context.Background(), in, envcache.Site{Dir: t.TempDir(), Log: io.Discard, Phase: func(string) {}})
+		}
 		for _, want := range c.says {
 			assert.ErrorContains(t, err, want, name)
 		}

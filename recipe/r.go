@@ -178,7 +178,7 @@ type restore struct {
 
 func newRestore(in Input, site envcache.Site, dir string, lock lockfile) *restore {
 	b := &restore{
-		in: in, site: site, lock: lock, tool: newInstaller(in, "R", "RENV_", "R_", "GITHUB_PAT", "GITLAB_PAT", "BITBUCKET_USER", "BITBUCKET_PASSWORD"),
+		in: in, site: site, lock: lock, tool: newInstaller(in, "R", "RENV_", "R_", "GITHUB_PAT", "GITLAB_PAT", "BITBUCKET_USER", "BITBUCKET_PASSWORD").mayMiss(in.Network),
 		library: filepath.Join(dir, "library"), work: filepath.Join(dir, "work"), downloads: filepath.Join(in.Downloads, "r"),
 	}
 	b.repositories = repositoriesOf(in.hostVar("RENV_CONFIG_REPOS_OVERRIDE"))
@@ -359,11 +359,12 @@ func (b *restore) missing(names []string, err error) error {
 		places[i] = withoutCredentials(r.URL)
 	}
 	list, where := strings.ReplaceAll(strings.Join(names, ", "), "_", " "), strings.Join(places, ", ")
-	if b.in.Network == Offline {
-		where += ", and may not be fetched, nor was it downloaded before"
-	}
-	return &ManifestError{File: filepath.Join(b.in.PackDir, renvLock), Problem: list + " is not at hand in " + where,
+	missing := &ManifestError{File: filepath.Join(b.in.PackDir, renvLock), Problem: list + " is not at hand in " + where,
 		Remedy: fmt.Sprintf("name a repository that has it (in %s, or RENV_CONFIG_REPOS_OVERRIDE), or put its source into %s", renvLock, renvCellar), Err: err}
+	if b.in.Network == Offline {
+		return &OfflineError{Manifest: renvLock, Err: missing}
+	}
+	return missing
 }
 
 func (b *restore) finish() (envcache.Built, error) {

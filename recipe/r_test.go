@@ -72,7 +72,7 @@ func TestRRestoresExactVersions(t *testing.T) {
 	assert.True(t, env.Built.Locked)
 	assert.Contains(t, env.Built.Sentinels, "library/hello/DESCRIPTION")
 	assert.NoDirExists(t, filepath.Join(env.Dir, "work"))
-	assert.Contains(t, env.Inputs, envcache.KeyInput{Name: "installer", Value: "R"})
+	assert.Contains(t, env.Inputs, envcache.KeyInput{Name: "installer", Value: "R", How: true})
 	assert.Equal(t, "hello 42 \n2\n", scriptOutput(t, in, env, ".R", "library(hello); say(); cat(length(.libPaths()), '\\n', sep='')"), "the environment's packages and R's own")
 
 	// A server for the same, which ends; what it gave stays, and the rest comes from the pack's cellar.
@@ -146,6 +146,6 @@ func TestRenvIsUsedWhereItIsInstalled(t *testing.T) {
 	env, err := acquireIn(t, in, filepath.Join(t.TempDir(), "cache"))
 	require.NoError(t, err)
 	assert.Equal(t, []string{"x==1"}, env.Built.Resolved)
-	assert.Contains(t, env.Inputs, envcache.KeyInput{Name: "installer", Value: "renv 1.0.3"})
+	assert.Contains(t, env.Inputs, envcache.KeyInput{Name: "installer", Value: "renv 1.0.3", How: true})
 	assert.Contains(t, env.Inputs, envcache.KeyInput{Name: "variable:RENV_CONFIG_REPOS_OVERRIDE", Value: "https://mirror.example/cran"})
 }

@@ -149,22 +149,8 @@ func (b builder) Build(ctx context.Context, site envcache.Site) (envcache.Built,
 	timeout := cmp.Or(b.in.Timeout, buildTimeout)
 	ctx, cancel := context.WithTimeoutCause(ctx, timeout, &TimeoutError{After: timeout})
 	defer cancel()
-	built, err := b.recipe.Build(ctx, b.in, site)
-	if err != nil && b.in.Network == Offline {
-		err = &offlineError{err}
-	}
-	return built, err
+	return b.recipe.Build(ctx, b.in, site)
 }
-
-// offlineError is a failure without the network: it says nothing about the next try, which may have one.
-type offlineError struct{ err error }
-
-func (e *offlineError) Error() string { return e.err.Error() }
-
-func (e *offlineError) Unwrap() error { return e.err }
-
-// Class is Passing.
-func (e *offlineError) Class() envcache.Class { return envcache.Passing }
 
 func (b builder) Check(ctx context.Context, dir string) error {
 	if err := b.recipe.Check(ctx, b.in, dir); err != nil {

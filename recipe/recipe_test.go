@@ -117,7 +117,7 @@ func TestCredentialsAreInNoKey(t *testing.T) {
 		}
 	}
 	k, _ := key(t, python)
-	assert.Contains(t, k.Inputs("/store"), envcache.KeyInput{Name: "setting:PIP_INDEX_URL", Value: "https://mirror.example/simple"})
+	assert.Contains(t, k.Inputs("/store"), envcache.KeyInput{Name: "setting:PIP_INDEX_URL", Value: "https://mirror.example/simple", How: true})
 }
 
 func TestBuildersGetTheirOwnEnvironment(t *testing.T) {

@@ -191,7 +191,7 @@ func newBundleBuild(in Input, site envcache.Site, dir, bundle string) (*bundleBu
 	}
 	b := &bundleBuild{
 		in: in, site: site, dir: dir, bundle: bundle, reads: reads, project: filepath.Join(dir, "project"), locked: exists(in.PackDir, gemfileLock),
-		cache: filepath.Join(in.Downloads, "bundle", settings.sources(in.PackDir)), tool: newInstaller(in, "bundle", names...),
+		cache: filepath.Join(in.Downloads, "bundle", settings.sources(in.PackDir)), tool: newInstaller(in, "bundle", names...).mayMiss(in.Network),
 	}
 	for name, value := range settings {
 		b.tool.set(name, value)

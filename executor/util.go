@@ -39,22 +39,3 @@ func eachString(value any, do func(string)) {
 		}
 	}
 }
-
-// mapStrings rewrites every string and every key below a JSON value.
-func mapStrings(value any, rewrite func(string) string) any {
-	switch v := value.(type) {
-	case string:
-		return rewrite(v)
-	case []any:
-		for i := range v {
-			v[i] = mapStrings(v[i], rewrite)
-		}
-	case map[string]any:
-		changed := make(map[string]any, len(v))
-		for key, item := range v {
-			changed[rewrite(key)] = mapStrings(item, rewrite)
-		}
-		return changed
-	}
-	return value
-}

@@ -81,6 +81,7 @@ type Local struct {
 	Arguments    []Argument
 	OutputFormat string // overrides a script's output format
 	Artifacts    string // directory that receives a copy of the artifacts
+	AgeIdentity  string // file of age identities; empty means where the environment says
 	Locked       bool
 	Network      recipe.Network
 	RetryFailed  bool // build although a failure is remembered

@@ -39,6 +39,7 @@ type Config struct {
 	ResultMax      int64 // bytes of structured output; zero means 16 MiB
 	CaptureMax     int   // bytes of each captured stream; zero means 1 MiB
 	Worker         string
+	Providers      Providers // how requests from elsewhere may name secrets; nil: not at all
 	// Concurrency bounds parallel builds in worker mode; zero means the number of CPUs.
 	Concurrency int
 	Log         *slog.Logger // nil discards
@@ -82,6 +83,9 @@ type Service struct {
 func New(cfg Config) (*Service, error) {
 	if cfg.CacheDir == "" {
 		return nil, fmt.Errorf("executor: no cache directory")
+	}
+	if err := cfg.Providers.check(); err != nil {
+		return nil, err
 	}
 	if cfg.Environ == nil {
 		cfg.Environ = os.Environ()

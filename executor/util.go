@@ -13,10 +13,10 @@ func first(values ...string) string { return cmp.Or(values...) }
 func sortedKeys[V any](m map[string]V) []string { return slices.Sorted(maps.Keys(m)) }
 
 // merged lays over on top of base without changing either.
-func merged(base, over map[string]any) map[string]any {
+func merged[V any](base, over map[string]V) map[string]V {
 	all := maps.Clone(base)
 	if all == nil {
-		all = map[string]any{}
+		all = map[string]V{}
 	}
 	maps.Copy(all, over)
 	return all

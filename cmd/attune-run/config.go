@@ -29,6 +29,9 @@ type configFile struct {
 	MaxTimeout     string                    `yaml:"max_timeout"`     // upper bound of any timeout
 	InstallScripts *bool                     `yaml:"install_scripts"` // packages may run install scripts
 	PackConfig     map[string]map[string]any `yaml:"pack_config"`     // pack → values over its own defaults
+	Secrets        struct {
+		Providers executor.Providers `yaml:"providers"` // what requests from elsewhere may name
+	} `yaml:"secrets"`
 }
 
 // config is the effective configuration, and where each value came from.
@@ -43,6 +46,7 @@ type config struct {
 	maxTimeout time.Duration
 	scripts    bool
 	packConfig map[string]map[string]any
+	providers  executor.Providers
 	settings   []setting // for `attune-run config`
 }
 
@@ -83,7 +87,10 @@ func loadConfig(flags globals, environ []string) (config, error) {
 			return c, fmt.Errorf("max_timeout %q: write it like \"30s\" or \"5m\"", text)
 		}
 	}
-	c.packConfig = file.PackConfig
+	c.packConfig, c.providers = file.PackConfig, file.Secrets.Providers
+	for kind := range c.providers {
+		c.note("secrets.providers."+kind, "…", c.file)
+	}
 	for ref := range file.PackConfig {
 		c.note("pack_config."+ref, "…", c.file)
 	}
@@ -242,6 +249,6 @@ func (c config) executor() executor.Config {
 	return executor.Config{
 		Mode: executor.Agent(nil), Packs: c.packs, CacheDir: c.cache, Runtimes: c.runtimes,
 		AllowEnv: c.allowEnv, PassProxies: c.proxies, MaxTimeout: c.maxTimeout,
-		PackConfig: c.packConfig, InstallScripts: c.scripts,
+		PackConfig: c.packConfig, InstallScripts: c.scripts, Providers: c.providers,
 	}
 }

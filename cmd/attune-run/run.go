@@ -25,11 +25,11 @@ type target struct {
 	Target string   `arg:"" name:"action|script" help:"An action (pack.action) or a script's path." predictor:"action"`
 	Args   []string `arg:"" optional:"" help:"The script's own arguments."`
 
-	Param      []string `short:"p" placeholder:"K=V" sep:"none" help:"Parameter, read by its declared type; K:=JSON for a JSON value. Repeat for more, or for the items of an array."`
-	ParamsFile string   `placeholder:"FILE" help:"JSON or YAML file of parameters; - is stdin."`
-	Secret     []string `placeholder:"K=REF" sep:"none" help:"Secret by reference: env:NAME, file:PATH, exec:COMMAND."`
-	SecretEnv  []string `placeholder:"NAME" help:"Hand the secret NAME over as a variable."`
-	Env        []string `placeholder:"K=V" sep:"none" help:"Variable for the action."`
+	Param       []string `short:"p" placeholder:"K=V" sep:"none" help:"Parameter, read by its declared type; K:=JSON for a JSON value. Repeat for more, or for the items of an array."`
+	ParamsFile  string   `placeholder:"FILE" help:"JSON or YAML file of parameters; - is stdin."`
+	secretFlags `embed:""`
+	SecretEnv   []string `placeholder:"NAME" help:"Hand the secret NAME over as a variable."`
+	Env         []string `placeholder:"K=V" sep:"none" help:"Variable for the action."`
 
 	Timeout        executor.Duration `placeholder:"D" help:"Longest run: 90, 30s, 5m."`
 	Runtime        string            `placeholder:"NAME" help:"Runtime of a script, in place of its first line and extension."`
@@ -108,7 +108,7 @@ func (t *target) request(a *app) (executor.Request, error) {
 		Isolation: t.Isolation, IsolationMode: t.IsolationMode,
 		Local: &executor.Local{
 			Profile: executor.Profile(t.Profile), Cwd: t.Cwd, InheritEnv: t.InheritEnv, Stdin: a.std.in,
-			OutputFormat: t.OutputFormat, Locked: t.Locked, Network: t.network(), RetryFailed: t.RetryFailed,
+			OutputFormat: t.OutputFormat, AgeIdentity: t.AgeIdentity, Locked: t.Locked, Network: t.network(), RetryFailed: t.RetryFailed,
 		},
 	}
 	if isScript(t.Target) || t.Runtime != "" {

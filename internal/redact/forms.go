@@ -35,6 +35,9 @@ func encodings(value string) []string {
 	plain := hex.EncodeToString([]byte(value))
 	all := []string{plain, strings.ToUpper(plain)}
 	all = append(all, base64Forms(value)...)
+	if escaped := (jsonStyle{}).escape(value); escaped != value && len(value) <= escapedMax {
+		all = append(all, base64Forms(escaped)...) // of a whole document
+	}
 	all = append(all, jsonForms(value)...)
 	return append(all, urlForms(value)...)
 }

@@ -87,7 +87,9 @@ func (x *execution) loadAction() error {
 	if err != nil {
 		return packFailure(err)
 	}
-	x.hashPack(action.Pack)
+	if err := x.hashPack(action.Pack); err != nil {
+		return err
+	}
 	for _, p := range action.Warnings {
 		x.warn("%v", p)
 	}
@@ -109,11 +111,15 @@ func (x *execution) loadAction() error {
 	return nil
 }
 
-// hashPack digests the pack beside the rest of the work; finish waits for it.
-func (x *execution) hashPack(p *pack.Pack) {
+// hashPack digests the pack beside the rest of the work; finish waits for it. Where signatures are required the pack is
+// verified before anything of it is used.
+func (x *execution) hashPack(p *pack.Pack) error {
 	x.res.Pack = PackInfo{Ref: p.Ref, Version: p.Version}
+	if x.svc.cfg.RequireSignature || x.local.RequireSignature {
+		return x.verifyPack(p)
+	}
 	if x.local.Direct {
-		return
+		return nil
 	}
 	done := make(chan digest, 1)
 	x.digest = done
@@ -121,6 +127,16 @@ func (x *execution) hashPack(p *pack.Pack) {
 		text, err := p.Digest()
 		done <- digest{text, err}
 	}()
+	return nil
+}
+
+func (x *execution) verifyPack(p *pack.Pack) error {
+	verified, err := p.Verify(x.svc.cfg.TrustedKeys)
+	if err != nil {
+		return &failure{kind: kindPack, err: err, hint: "`attune-run pack sign` signs a pack; trusted_keys in the configuration names the keys that count"}
+	}
+	x.res.Pack.Digest, x.res.Pack.SignedBy = verified.Digest, verified.Key.String()
+	return nil
 }
 
 // lookup finds a runtime by the name an action uses: the pack's own first.

@@ -212,6 +212,10 @@ func (in Installer) check(stage, from string) (*Pack, error) {
 	}
 	if in.RequireSignature {
 		_, err = p.Verify(in.TrustedKeys)
+		var bad *SignatureError
+		if errors.As(err, &bad) {
+			bad.Dir = ""
+		}
 	}
 	return p, err
 }

@@ -162,6 +162,9 @@ type SignatureError struct{ Ref, Dir, Reason string }
 
 // Error names the pack and its directory.
 func (e *SignatureError) Error() string {
+	if e.Dir == "" { // not installed yet
+		return fmt.Sprintf("signature of pack %s: %s", e.Ref, e.Reason)
+	}
 	return fmt.Sprintf("signature of pack %s (%s): %s", e.Ref, e.Dir, e.Reason)
 }
 
@@ -206,7 +209,7 @@ func (p *Pack) Verify(trusted []PublicKey) (Verified, error) {
 	case !known:
 		return refuse("it is not by a trusted key")
 	case all.Digest != digest:
-		return refuse("the pack was altered after it was signed: it was %s, it is %s", all.Digest, digest)
+		return refuse("the pack was altered after it was signed: %s then, %s now", all.Digest, digest)
 	}
 	return refuse("it is false")
 }

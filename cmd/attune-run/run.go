@@ -42,10 +42,11 @@ type target struct {
 	Isolation     string `placeholder:"LEVEL" help:"none, basic or strict."`
 	IsolationMode string `enum:",best-effort" default:"" placeholder:"MODE" help:"best-effort runs with what can be had."`
 
-	Locked      bool   `help:"Refuse dependencies without a lock file or hashes."`
-	Network     string `enum:",online,prefer-offline,offline" default:"" placeholder:"N" help:"online, prefer-offline or offline: whether builds may reach the network."`
-	Offline     bool   `help:"The same as --network offline."`
-	RetryFailed bool   `help:"Build although the last build of the environment failed a moment ago."`
+	Locked           bool   `help:"Refuse dependencies without a lock file or hashes."`
+	Network          string `enum:",online,prefer-offline,offline" default:"" placeholder:"N" help:"online, prefer-offline or offline: whether builds may reach the network."`
+	Offline          bool   `help:"The same as --network offline."`
+	RequireSignature bool   `help:"Refuse packs without a signature by a trusted key. [$ATTUNE_REQUIRE_SIGNATURE]"`
+	RetryFailed      bool   `help:"Build although the last build of the environment failed a moment ago."`
 }
 
 type runCmd struct {
@@ -108,7 +109,7 @@ func (t *target) request(a *app) (executor.Request, error) {
 		Isolation: t.Isolation, IsolationMode: t.IsolationMode,
 		Local: &executor.Local{
 			Profile: executor.Profile(t.Profile), Cwd: t.Cwd, InheritEnv: t.InheritEnv, Stdin: a.std.in,
-			OutputFormat: t.OutputFormat, AgeIdentity: t.AgeIdentity, Locked: t.Locked, Network: t.network(), RetryFailed: t.RetryFailed,
+			OutputFormat: t.OutputFormat, AgeIdentity: t.AgeIdentity, RequireSignature: t.RequireSignature, Locked: t.Locked, Network: t.network(), RetryFailed: t.RetryFailed,
 		},
 	}
 	if isScript(t.Target) || t.Runtime != "" {

@@ -31,7 +31,8 @@ type automaton struct {
 	begins   bits              // the state is the first of a chain: the one before it does not lead to it
 	branches map[int32][]int32 // state → first states of chains that branch off it
 	outputs  map[int32]int32   // state → length of the longest needle that ends there
-	ending   bits              // the keys of outputs
+	// The keys of branches and outputs.
+	branching, ending bits
 }
 
 // chain is a run of states that follow one needle.
@@ -126,7 +127,7 @@ func (a *automaton) grow(needles []string) {
 	a.depths, a.ends = make([]int32, a.dense), make([]int32, a.dense)
 	sparse := total + 1 - int(a.dense)
 	a.labels, a.fail = make([]byte, 0, sparse), make([]int32, sparse)
-	a.begins, a.ending = make(bits, sparse/64+1), make(bits, sparse/64+1)
+	a.begins, a.branching, a.ending = make(bits, sparse/64+1), make(bits, sparse/64+1), make(bits, sparse/64+1)
 	path := make([]int32, longest+1) // depth → state along the needle
 	for i, needle := range needles {
 		d := shared(needles, i)
@@ -168,6 +169,7 @@ func (a *automaton) addChain(needle string, d int, path []int32) {
 		return
 	default:
 		a.branches[parent] = append(a.branches[parent], state)
+		a.branching.set(parent - a.dense)
 	}
 	a.begins.set(state - a.dense)
 	a.chains = append(a.chains, chain{state: state, parent: parent, depth: int32(d + 1), length: int32(len(needle) - d)})
@@ -262,8 +264,8 @@ func (a *automaton) next(state int32, c byte) int32 {
 		if int(at)+1 < len(a.labels) && a.labels[at+1] == c && !a.begins.has(at+1) {
 			return state + 1
 		}
-		if branches, ok := a.branches[state]; ok {
-			for _, child := range branches {
+		if a.branching.has(at) {
+			for _, child := range a.branches[state] {
 				if a.labels[child-a.dense] == c {
 					return child
 				}

@@ -458,6 +458,24 @@ func TestProvidersThatBoundNothingAreRefused(t *testing.T) {
 	}
 }
 
+// A variable that holds a secret is not handed over as well because a glob asks for it.
+func TestASecretsVariableIsNotPassedOn(t *testing.T) {
+	dir := packs(t, map[string]string{
+		"p/pack.yaml":      "ref: p\nversion: 1.0.0\n",
+		"p/actions/e.yaml": "ref: p.e\nentry_point: e.sh\npass_env: ['DEPLOY_*']\nparameters: {token: {type: string, secret: true}}\n",
+		"p/actions/e.sh":   "env\n",
+	})
+	s := service(t, Config{Packs: []string{dir}, AllowEnv: []string{"DEPLOY_*"},
+		Environ: []string{"PATH=" + os.Getenv("PATH"), "DEPLOY_TOKEN=correct-horse", "DEPLOY_HOST=h"}})
+	result := s.Execute(context.Background(), Request{Action: "p.e", Secrets: map[string]string{"token": "env:DEPLOY_TOKEN"}, Local: &Local{}}, Observer{})
+	require.Nil(t, result.Error)
+	assert.Contains(t, result.Stdout, "DEPLOY_HOST=h")
+	assert.NotContains(t, result.Stdout, "DEPLOY_TOKEN")
+	result = s.Execute(context.Background(), Request{Action: "p.e", Secrets: map[string]string{"TOKEN": "env:DEPLOY_TOKEN"}, SecretEnv: []string{"TOKEN"}, Local: &Local{}}, Observer{})
+	require.Nil(t, result.Error)
+	assert.Contains(t, result.Stdout, "TOKEN=***")
+}
+
 func TestWhatAParameterOrVariableCannotHold(t *testing.T) {
 	dir := packs(t, map[string]string{
 		"p/pack.yaml":      "ref: p\nversion: 1.0.0\n",

@@ -23,6 +23,8 @@ type Installer struct {
 	Versioned bool   // as <ref>@<version> instead of <ref>
 	Replace   bool   // a pack that is there already
 	Limits    Limits
+	// Validate finds what is wrong with a pack before it is published; unknown keys alone do not keep it out. Required.
+	Validate func(*Pack) []Problem
 
 	RequireSignature bool
 	TrustedKeys      []PublicKey
@@ -204,7 +206,7 @@ func (in Installer) check(stage, from string) (*Pack, error) {
 	if err != nil {
 		return nil, relative(err, dir)
 	}
-	if problems, _ := check(p); len(problems) > 0 {
+	if problems := withoutWarnings(p, in.Validate(p)); len(problems) > 0 {
 		for i := range problems {
 			problems[i].File = strings.TrimPrefix(problems[i].File, dir+"/")
 		}
@@ -218,6 +220,16 @@ func (in Installer) check(stage, from string) (*Pack, error) {
 		}
 	}
 	return p, err
+}
+
+// withoutWarnings drops unknown keys: a newer attune may know them.
+func withoutWarnings(p *Pack, problems []Problem) []Problem {
+	warnings := slices.Clone(p.Warnings)
+	actions, _ := p.Actions()
+	for _, action := range actions {
+		warnings = append(warnings, action.Warnings...)
+	}
+	return slices.DeleteFunc(problems, func(one Problem) bool { return slices.Contains(warnings, one) })
 }
 
 // identity reads what a pack calls itself, before it lies in a directory of that name.

@@ -211,13 +211,7 @@ func (p *Pack) RuntimeSpecs() ([]*runtime.Spec, error) {
 // Validate finds everything wrong with a pack: unknown keys, actions that cannot be loaded, runtimes nobody
 // knows, configuration that does not fit its schema.
 func Validate(p *Pack) []Problem {
-	problems, warnings := check(p)
-	return append(warnings, problems...)
-}
-
-// check tells what cannot work from what is only unknown.
-func check(p *Pack) (problems, warnings []Problem) {
-	warnings = slices.Clone(p.Warnings)
+	problems := slices.Clone(p.Warnings)
 	actions, broken := p.Actions()
 	for _, err := range broken {
 		problems = append(problems, asProblems(p.Dir, err)...)
@@ -232,7 +226,7 @@ func check(p *Pack) (problems, warnings []Problem) {
 	}
 	catalog := builtin.Overlay(own...)
 	for _, action := range actions {
-		warnings = append(warnings, action.Warnings...)
+		problems = append(problems, action.Warnings...)
 		if _, ok := catalog.Lookup(action.Runtime); !ok {
 			problems = append(problems, Problem{File: action.File, Message: unknownRuntime(action.Runtime, catalog)})
 		}
@@ -243,7 +237,7 @@ func check(p *Pack) (problems, warnings []Problem) {
 			problems = append(problems, Problem{File: filepath.Join(p.Dir, "pack.yaml"), Message: "config: " + err.Error()})
 		}
 	}
-	return problems, warnings
+	return problems
 }
 
 func unknownRuntime(name string, catalog runtime.Catalog) string {

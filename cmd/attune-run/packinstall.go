@@ -91,7 +91,7 @@ func (c *packInstallCmd) Run(a *app) error {
 		return err
 	}
 	in := pack.Installer{
-		Into: c.Into, Path: c.Path, Versioned: c.Versioned, Replace: c.Replace, Limits: c.limits(cfg),
+		Into: c.Into, Path: c.Path, Versioned: c.Versioned, Replace: c.Replace, Limits: c.limits(cfg), Validate: pack.Validate,
 		RequireSignature: c.RequireSignature || cfg.requireSignature, TrustedKeys: keys,
 	}
 	if in.Into == "" {

@@ -81,17 +81,17 @@ type Local struct {
 	Arguments    []Argument
 	OutputFormat string // overrides a script's output format
 	Artifacts    string // directory that receives a copy of the artifacts
-	// RequireSignature asks for it where the Config does not.
-	RequireSignature bool
-	AgeIdentity      string // file of age identities; empty means where the environment says
-	Locked           bool
-	Network          recipe.Network
-	RetryFailed      bool // build although a failure is remembered
+	Locked       bool
+	Network      recipe.Network
+	RetryFailed  bool // build although a failure is remembered
 	// Direct says that nobody keeps the result document. The observer's files are then handed to the child itself where
 	// nothing needs to read the output on its way (no secret, no structured output), and the pack is not digested.
 	Direct bool
 	Force  <-chan struct{} // closed: SIGKILL at once
 	Grace  time.Duration   // zero means 10 s
+
+	AgeIdentity      string // file of age identities; empty means where the environment says
+	RequireSignature bool   // also where the Config does not
 }
 
 // Argument is one "-p name=text", or "-p name:=json".

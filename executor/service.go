@@ -39,13 +39,14 @@ type Config struct {
 	ResultMax      int64 // bytes of structured output; zero means 16 MiB
 	CaptureMax     int   // bytes of each captured stream; zero means 1 MiB
 	Worker         string
+	// Concurrency bounds parallel builds in worker mode; zero means the number of CPUs.
+	Concurrency int
+	Log         *slog.Logger // nil discards
+
 	// RequireSignature refuses packs without a signature by one of TrustedKeys.
 	RequireSignature bool
 	TrustedKeys      []pack.PublicKey
 	Providers        Providers // how requests from elsewhere may name secrets; nil: not at all
-	// Concurrency bounds parallel builds in worker mode; zero means the number of CPUs.
-	Concurrency int
-	Log         *slog.Logger // nil discards
 }
 
 // StartupMode says what Start prepares. The zero value is Agent(nil).

@@ -21,25 +21,16 @@ import (
 // configFile is attune.yaml. Every key has a variable of its own, ATTUNE_ and the key in capitals, except
 // where settings says otherwise; variables win over the file, flags over both.
 type configFile struct {
-	Packs            []string                  `yaml:"packs"`             // pack directories, relative to the file
-	Cache            string                    `yaml:"cache"`             // environment cache, relative to the file
-	Runtimes         []string                  `yaml:"runtimes"`          // the only runtimes to use; empty: all
-	AllowEnv         []string                  `yaml:"allow_env"`         // globs of variables that pass_env may ask for
-	Proxies          *bool                     `yaml:"proxies"`           // proxy and CA variables reach sealed actions
-	MaxTimeout       string                    `yaml:"max_timeout"`       // upper bound of any timeout
-	InstallScripts   *bool                     `yaml:"install_scripts"`   // packages may run install scripts
-	PackConfig       map[string]map[string]any `yaml:"pack_config"`       // pack → values over its own defaults
-	RequireSignature *bool                     `yaml:"require_signature"` // run and install signed packs only
-	TrustedKeys      []string                  `yaml:"trusted_keys"`      // ed25519:<base64>, or PEM files relative to this one
-	PackInstall      struct {
-		MaxFiles int   `yaml:"max_files"`
-		MaxBytes size  `yaml:"max_bytes"`
-		MaxRatio int64 `yaml:"max_ratio"`
-		MaxDepth int   `yaml:"max_depth"`
-	} `yaml:"pack_install"` // zero: pack.DefaultLimits
-	Secrets struct {
-		Providers executor.Providers `yaml:"providers"` // what requests from elsewhere may name
-	} `yaml:"secrets"`
+	Packs          []string                  `yaml:"packs"`           // pack directories, relative to the file
+	Cache          string                    `yaml:"cache"`           // environment cache, relative to the file
+	Runtimes       []string                  `yaml:"runtimes"`        // the only runtimes to use; empty: all
+	AllowEnv       []string                  `yaml:"allow_env"`       // globs of variables that pass_env may ask for
+	Proxies        *bool                     `yaml:"proxies"`         // proxy and CA variables reach sealed actions
+	MaxTimeout     string                    `yaml:"max_timeout"`     // upper bound of any timeout
+	InstallScripts *bool                     `yaml:"install_scripts"` // packages may run install scripts
+	PackConfig     map[string]map[string]any `yaml:"pack_config"`     // pack → values over its own defaults
+
+	trustFile `yaml:",inline"`
 }
 
 // config is the effective configuration, and where each value came from.
@@ -54,12 +45,9 @@ type config struct {
 	maxTimeout time.Duration
 	scripts    bool
 	packConfig map[string]map[string]any
-	providers  executor.Providers
+	settings   []setting // for `attune-run config`
 
-	requireSignature bool
-	trustedKeys      []pack.PublicKey
-	limits           pack.Limits
-	settings         []setting // for `attune-run config`
+	trust
 }
 
 type setting struct {
@@ -94,40 +82,19 @@ func loadConfig(flags globals, environ []string) (config, error) {
 	if c.scripts, err = c.boolean("install_scripts", "ATTUNE_INSTALL_SCRIPTS", file.InstallScripts); err != nil {
 		return c, err
 	}
-	if err := c.resolveTrust(file); err != nil {
-		return c, err
-	}
 	if text := c.text("max_timeout", "ATTUNE_MAX_TIMEOUT", file.MaxTimeout, ""); text != "" {
 		if c.maxTimeout, err = time.ParseDuration(text); err != nil {
 			return c, fmt.Errorf("max_timeout %q: write it like \"30s\" or \"5m\"", text)
 		}
 	}
-	c.packConfig, c.providers = file.PackConfig, file.Secrets.Providers
-	for kind := range c.providers {
-		c.note("secrets.providers."+kind, "…", c.file)
+	if err := c.resolveTrust(file.trustFile); err != nil {
+		return c, err
 	}
+	c.packConfig = file.PackConfig
 	for ref := range file.PackConfig {
 		c.note("pack_config."+ref, "…", c.file)
 	}
 	return c, nil
-}
-
-// resolveTrust reads who signs packs. A key that cannot be read is an error: it may be the one that counts.
-func (c *config) resolveTrust(file configFile) (err error) {
-	if c.requireSignature, err = c.boolean("require_signature", "ATTUNE_REQUIRE_SIGNATURE", file.RequireSignature); err != nil {
-		return err
-	}
-	c.text("trusted_keys", "ATTUNE_TRUSTED_KEYS", strings.Join(file.TrustedKeys, " "), "")
-	keys := file.TrustedKeys
-	if list := c.env["ATTUNE_TRUSTED_KEYS"]; list != "" {
-		keys = fields(list)
-	}
-	if c.trustedKeys, err = parseKeys(keys); err != nil {
-		return fmt.Errorf("trusted_keys: %w", err)
-	}
-	limits := file.PackInstall
-	c.limits = pack.Limits{Files: limits.MaxFiles, Bytes: int64(limits.MaxBytes), Ratio: limits.MaxRatio, Depth: limits.MaxDepth}
-	return nil
 }
 
 // readFile reads the file that ATTUNE_CONFIG names, else the first of ./attune.yaml,
@@ -166,11 +133,6 @@ func (c *config) parseFile(data []byte) (configFile, error) {
 	}
 	if file.Cache != "" {
 		file.Cache = c.besideFile(file.Cache)
-	}
-	for i, key := range file.TrustedKeys {
-		if !strings.HasPrefix(key, "ed25519:") {
-			file.TrustedKeys[i] = c.besideFile(key)
-		}
 	}
 	if len(file.PackConfig) == 0 {
 		return file, nil
@@ -287,7 +249,8 @@ func (c config) executor() executor.Config {
 	return executor.Config{
 		Mode: executor.Agent(nil), Packs: c.packs, CacheDir: c.cache, Runtimes: c.runtimes,
 		AllowEnv: c.allowEnv, PassProxies: c.proxies, MaxTimeout: c.maxTimeout,
-		PackConfig: c.packConfig, InstallScripts: c.scripts, Providers: c.providers,
-		RequireSignature: c.requireSignature, TrustedKeys: c.trustedKeys,
+		PackConfig: c.packConfig, InstallScripts: c.scripts,
+
+		Providers: c.providers, RequireSignature: c.requireSignature, TrustedKeys: c.trustedKeys,
 	}
 }

@@ -45,32 +45,6 @@ func (packInstallCmd) Help() string {
 The pack appears whole and valid, or not at all. Hooks, submodules and filters of a repository do not run.`
 }
 
-// trustFlags say whose signatures count; they can only ask for more than the configuration does.
-type trustFlags struct {
-	RequireSignature bool     `help:"Refuse packs without a signature by a trusted key. [$ATTUNE_REQUIRE_SIGNATURE]"`
-	TrustedKey       []string `placeholder:"KEY" sep:"none" help:"ed25519:<base64>, or a PEM file (repeatable). [$ATTUNE_TRUSTED_KEYS]"`
-}
-
-// keys are those of the flags, else the configuration's.
-func (f trustFlags) keys(cfg config) ([]pack.PublicKey, error) {
-	if len(f.TrustedKey) == 0 {
-		return cfg.trustedKeys, nil
-	}
-	return parseKeys(f.TrustedKey)
-}
-
-func parseKeys(texts []string) ([]pack.PublicKey, error) {
-	var keys []pack.PublicKey
-	for _, text := range texts {
-		key, err := pack.ParsePublicKey(text)
-		if err != nil {
-			return nil, fmt.Errorf("trusted key: %w", err)
-		}
-		keys = append(keys, key)
-	}
-	return keys, nil
-}
-
 // installed is what `pack install -o json` prints.
 type installed struct {
 	Ref     string `json:"ref"`
@@ -365,23 +339,4 @@ func (c *packKeygenCmd) Run(a *app) error {
 	}
 	_, err = fmt.Fprintln(a.std.out, key)
 	return err
-}
-
-// size is a number of bytes, or one with K, M or G behind it (powers of 1024).
-type size int64
-
-// UnmarshalText reads "512M".
-func (s *size) UnmarshalText(text []byte) error {
-	digits, shift := string(text), 0
-	for i, unit := range []string{"K", "M", "G"} {
-		if rest, ok := strings.CutSuffix(strings.TrimSuffix(strings.ToUpper(string(text)), "B"), unit); ok {
-			digits, shift = rest, 10*(i+1)
-		}
-	}
-	n, err := strconv.ParseInt(digits, 10, 64)
-	if err != nil || n < 0 || n > (1<<62)>>shift {
-		return fmt.Errorf("size %q: write bytes, or a number with K, M or G", text)
-	}
-	*s = size(n << shift)
-	return nil
 }

@@ -25,11 +25,13 @@ type target struct {
 	Target string   `arg:"" name:"action|script" help:"An action (pack.action) or a script's path." predictor:"action"`
 	Args   []string `arg:"" optional:"" help:"The script's own arguments."`
 
-	Param       []string `short:"p" placeholder:"K=V" sep:"none" help:"Parameter, read by its declared type; K:=JSON for a JSON value. Repeat for more, or for the items of an array."`
-	ParamsFile  string   `placeholder:"FILE" help:"JSON or YAML file of parameters; - is stdin."`
+	Param      []string `short:"p" placeholder:"K=V" sep:"none" help:"Parameter, read by its declared type; K:=JSON for a JSON value. Repeat for more, or for the items of an array."`
+	ParamsFile string   `placeholder:"FILE" help:"JSON or YAML file of parameters; - is stdin."`
+	SecretEnv  []string `placeholder:"NAME" help:"Hand the secret NAME over as a variable."`
+	Env        []string `placeholder:"K=V" sep:"none" help:"Variable for the action."`
+
 	secretFlags `embed:""`
-	SecretEnv   []string `placeholder:"NAME" help:"Hand the secret NAME over as a variable."`
-	Env         []string `placeholder:"K=V" sep:"none" help:"Variable for the action."`
+	signedFlag  `embed:""`
 
 	Timeout        executor.Duration `placeholder:"D" help:"Longest run: 90, 30s, 5m."`
 	Runtime        string            `placeholder:"NAME" help:"Runtime of a script, in place of its first line and extension."`
@@ -42,11 +44,10 @@ type target struct {
 	Isolation     string `placeholder:"LEVEL" help:"none, basic or strict."`
 	IsolationMode string `enum:",best-effort" default:"" placeholder:"MODE" help:"best-effort runs with what can be had."`
 
-	Locked           bool   `help:"Refuse dependencies without a lock file or hashes."`
-	Network          string `enum:",online,prefer-offline,offline" default:"" placeholder:"N" help:"online, prefer-offline or offline: whether builds may reach the network."`
-	Offline          bool   `help:"The same as --network offline."`
-	RequireSignature bool   `help:"Refuse packs without a signature by a trusted key. [$ATTUNE_REQUIRE_SIGNATURE]"`
-	RetryFailed      bool   `help:"Build although the last build of the environment failed a moment ago."`
+	Locked      bool   `help:"Refuse dependencies without a lock file or hashes."`
+	Network     string `enum:",online,prefer-offline,offline" default:"" placeholder:"N" help:"online, prefer-offline or offline: whether builds may reach the network."`
+	Offline     bool   `help:"The same as --network offline."`
+	RetryFailed bool   `help:"Build although the last build of the environment failed a moment ago."`
 }
 
 type runCmd struct {
@@ -109,9 +110,10 @@ func (t *target) request(a *app) (executor.Request, error) {
 		Isolation: t.Isolation, IsolationMode: t.IsolationMode,
 		Local: &executor.Local{
 			Profile: executor.Profile(t.Profile), Cwd: t.Cwd, InheritEnv: t.InheritEnv, Stdin: a.std.in,
-			OutputFormat: t.OutputFormat, AgeIdentity: t.AgeIdentity, RequireSignature: t.RequireSignature, Locked: t.Locked, Network: t.network(), RetryFailed: t.RetryFailed,
+			OutputFormat: t.OutputFormat, Locked: t.Locked, Network: t.network(), RetryFailed: t.RetryFailed,
 		},
 	}
+	req.Local.AgeIdentity, req.Local.RequireSignature = t.AgeIdentity, t.RequireSignature
 	if isScript(t.Target) || t.Runtime != "" {
 		req.Script = &executor.Script{Path: t.Target, Runtime: t.Runtime}
 	} else {

@@ -247,10 +247,9 @@ func fields(list string) []string {
 
 func (c config) executor() executor.Config {
 	return executor.Config{
+		Providers: c.providers, RequireSignature: c.requireSignature, TrustedKeys: c.trustedKeys,
 		Mode: executor.Agent(nil), Packs: c.packs, CacheDir: c.cache, Runtimes: c.runtimes,
 		AllowEnv: c.allowEnv, PassProxies: c.proxies, MaxTimeout: c.maxTimeout,
 		PackConfig: c.packConfig, InstallScripts: c.scripts,
-
-		Providers: c.providers, RequireSignature: c.requireSignature, TrustedKeys: c.trustedKeys,
 	}
 }

@@ -118,6 +118,8 @@ func nothingElse(t *testing.T, into string, want ...string) {
 	assert.Equal(t, want, names)
 }
 
+func valid(p *Pack) []Problem { return Validate(p) }
+
 func TestInstall(t *testing.T) {
 	inside := append(append([]entry{}, whole...), entry{name: "lib/real.txt", content: "x"}, entry{name: "lib/link", kind: tar.TypeSymlink, link: "../lib/./real.txt"},
 		entry{name: "__pycache__/x.pyc", content: "no"}, entry{name: ".git/config", content: "no"})
@@ -145,7 +147,7 @@ func TestInstall(t *testing.T) {
 		"tar": func(in Installer) (*Pack, error) { return in.Tar(bytes.NewReader(tarOf(t, under...))) },
 	} {
 		into := filepath.Join(t.TempDir(), "new", "packs")
-		p, err := install(Installer{Validate: Validate, Into: into})
+		p, err := install(Installer{Validate: valid, Into: into})
 		require.NoError(t, err, name)
 		assert.Equal(t, into+"/p", p.Dir)
 		nothingElse(t, into, "p")
@@ -156,15 +158,15 @@ func TestInstall(t *testing.T) {
 		assert.NoDirExists(t, into+"/p/__pycache__")
 		assert.NoDirExists(t, into+"/p/.git")
 
-		_, err = install(Installer{Validate: Validate, Into: into})
+		_, err = install(Installer{Validate: valid, Into: into})
 		var exists *ExistsError
 		require.ErrorAs(t, err, &exists, name)
 		assert.Equal(t, "1.2.0", exists.Version)
 		require.NoError(t, os.WriteFile(into+"/p/old", nil, 0o600))
-		_, err = install(Installer{Validate: Validate, Into: into, Replace: true})
+		_, err = install(Installer{Validate: valid, Into: into, Replace: true})
 		require.NoError(t, err, name)
 		assert.NoFileExists(t, into+"/p/old")
-		_, err = install(Installer{Validate: Validate, Into: into, Versioned: true})
+		_, err = install(Installer{Validate: valid, Into: into, Versioned: true})
 		require.NoError(t, err, name)
 		nothingElse(t, into, "p", "p@1.2.0")
 		if name != "directory" && name != "zip" && name != "tar.gz" {
@@ -206,7 +208,7 @@ func TestArchivesBuiltToEscape(t *testing.T) {
 		all := append(append([]entry{}, whole...), bad...)
 		for name, data := range map[string][]byte{"p.tar.gz": gzipOf(t, tarOf(t, all...)), "p.zip": zipOf(t, all...)} {
 			into := t.TempDir()
-			_, err := Installer{Validate: Validate, Into: into}.Archive(archive(t, name, data))
+			_, err := Installer{Validate: valid, Into: into}.Archive(archive(t, name, data))
 			require.ErrorContains(t, err, want, name)
 			nothingElse(t, into)
 		}
@@ -217,7 +219,7 @@ func TestArchivesBuiltToEscape(t *testing.T) {
 		"has a name that leads out": {name: "a/..", content: "x"},
 	} {
 		into := t.TempDir()
-		_, err := Installer{Validate: Validate, Into: into}.Tar(bytes.NewReader(tarOf(t, append(append([]entry{}, whole...), bad)...)))
+		_, err := Installer{Validate: valid, Into: into}.Tar(bytes.NewReader(tarOf(t, append(append([]entry{}, whole...), bad)...)))
 		require.ErrorContains(t, err, want)
 		nothingElse(t, into)
 	}
@@ -248,7 +250,7 @@ func TestBombsAndCaps(t *testing.T) {
 		"--path names one of other, packs/one": {Limits{}, "p.tar", tarOf(t, entry{name: "packs/one/pack.yaml", content: "x"}, entry{name: "other/pack.yaml", content: "x"})},
 	} {
 		into := t.TempDir()
-		_, err := Installer{Validate: Validate, Into: into, Limits: attempt.limits}.Archive(archive(t, attempt.name, attempt.data))
+		_, err := Installer{Validate: valid, Into: into, Limits: attempt.limits}.Archive(archive(t, attempt.name, attempt.data))
 		require.ErrorContains(t, err, want)
 		nothingElse(t, into)
 	}
@@ -262,7 +264,7 @@ func TestOnlyPacksThatWorkAreInstalled(t *testing.T) {
 		"runner_type \"cobol\"":          {whole[0], {name: "actions/a.yaml", content: "ref: p.a\nrunner_type: cobol\nentry_point: a.sh\n"}, {name: "actions/a.sh"}},
 	} {
 		into := t.TempDir()
-		_, err := Installer{Validate: Validate, Into: into}.Tar(bytes.NewReader(tarOf(t, entries...)))
+		_, err := Installer{Validate: valid, Into: into}.Tar(bytes.NewReader(tarOf(t, entries...)))
 		require.ErrorContains(t, err, want)
 		assert.NotContains(t, err.Error(), stagePrefix, "nobody finds the staging directory")
 		nothingElse(t, into)
@@ -276,13 +278,13 @@ func TestAPackInADirectoryOfTheSource(t *testing.T) {
 		entries = append(entries, e)
 	}
 	data := tarOf(t, append(entries, entry{name: "other", content: "x"})...)
-	p, err := Installer{Validate: Validate, Into: t.TempDir(), Path: "packs/p"}.Tar(bytes.NewReader(data))
+	p, err := Installer{Validate: valid, Into: t.TempDir(), Path: "packs/p"}.Tar(bytes.NewReader(data))
 	require.NoError(t, err)
 	assert.NoFileExists(t, p.Dir+"/other")
-	_, err = Installer{Validate: Validate, Into: t.TempDir(), Path: "../p"}.Tar(bytes.NewReader(data))
+	_, err = Installer{Validate: valid, Into: t.TempDir(), Path: "../p"}.Tar(bytes.NewReader(data))
 	require.ErrorContains(t, err, "there is no pack.yaml in ../p")
 	out := tarOf(t, append(entries, entry{name: "other", content: "x"}, entry{name: "packs/p/l", kind: tar.TypeSymlink, link: "../../other"})...)
-	_, err = Installer{Validate: Validate, Into: t.TempDir(), Path: "packs/p"}.Tar(bytes.NewReader(out))
+	_, err = Installer{Validate: valid, Into: t.TempDir(), Path: "packs/p"}.Tar(bytes.NewReader(out))
 	require.ErrorContains(t, err, "leads out of the pack")
 }
 
@@ -290,11 +292,11 @@ func TestDirectoriesThatHoldWhatNoPackMay(t *testing.T) {
 	dir := t.TempDir()
 	require.NoError(t, os.WriteFile(dir+"/pack.yaml", []byte(whole[0].content), 0o600))
 	require.NoError(t, syscall.Mkfifo(dir+"/fifo", 0o600))
-	_, err := Installer{Validate: Validate, Into: t.TempDir()}.Dir(dir)
+	_, err := Installer{Validate: valid, Into: t.TempDir()}.Dir(dir)
 	require.ErrorContains(t, err, `entry "fifo" is no file`)
 	require.NoError(t, os.Remove(dir+"/fifo"))
 	require.NoError(t, os.Symlink("/etc/passwd", dir+"/link"))
-	_, err = Installer{Validate: Validate, Into: t.TempDir()}.Dir(dir)
+	_, err = Installer{Validate: valid, Into: t.TempDir()}.Dir(dir)
 	require.ErrorContains(t, err, "leads out")
 }
 
@@ -306,7 +308,7 @@ func TestInstallationsAtTheSameTime(t *testing.T) {
 	var wait sync.WaitGroup
 	for range 8 {
 		wait.Go(func() {
-			_, err := Installer{Validate: Validate, Into: into}.Tar(bytes.NewReader(data))
+			_, err := Installer{Validate: valid, Into: into}.Tar(bytes.NewReader(data))
 			mu.Lock()
 			defer mu.Unlock()
 			if err == nil {
@@ -332,13 +334,13 @@ func TestWhatAKilledInstallationLeftIsRemoved(t *testing.T) {
 	held, err := lockStage(filepath.Join(into, stagePrefix+"held"))
 	require.NoError(t, err)
 	defer func() { _ = held.Close() }()
-	_, err = Installer{Validate: Validate, Into: into}.Tar(bytes.NewReader(tarOf(t, whole...)))
+	_, err = Installer{Validate: valid, Into: into}.Tar(bytes.NewReader(tarOf(t, whole...)))
 	require.NoError(t, err)
 	nothingElse(t, into, stagePrefix+"held", stagePrefix+"young", "p")
 }
 
 func TestSignatures(t *testing.T) {
-	p, err := Installer{Validate: Validate, Into: t.TempDir()}.Tar(bytes.NewReader(tarOf(t, whole...)))
+	p, err := Installer{Validate: valid, Into: t.TempDir()}.Tar(bytes.NewReader(tarOf(t, whole...)))
 	require.NoError(t, err)
 	keys := t.TempDir()
 	public, err := GenerateKey(keys + "/one")
@@ -408,7 +410,7 @@ func TestSignatures(t *testing.T) {
 	// A signature travels with the pack, and what is altered on the way is not installed.
 	_, err = p.Sign(one)
 	require.NoError(t, err)
-	signed := Installer{Validate: Validate, Into: t.TempDir(), RequireSignature: true, TrustedKeys: []PublicKey{public}}
+	signed := Installer{Validate: valid, Into: t.TempDir(), RequireSignature: true, TrustedKeys: []PublicKey{public}}
 	_, err = signed.Dir(p.Dir)
 	require.NoError(t, err)
 	require.NoError(t, os.WriteFile(p.Dir+"/actions/a.sh", []byte("echo other\n"), 0o755))
@@ -424,7 +426,7 @@ func TestSignatures(t *testing.T) {
 }
 
 func TestUnknownKeysKeepNoPackOut(t *testing.T) {
-	p, err := Installer{Validate: Validate, Into: t.TempDir()}.Tar(bytes.NewReader(tarOf(t,
+	p, err := Installer{Validate: valid, Into: t.TempDir()}.Tar(bytes.NewReader(tarOf(t,
 		entry{name: "pack.yaml", content: "ref: p\nversion: 1.0.0\nof_a_newer_attune: 1\n"})))
 	require.NoError(t, err)
 	assert.Len(t, p.Warnings, 1)

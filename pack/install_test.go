@@ -261,7 +261,7 @@ func TestOnlyPacksThatWorkAreInstalled(t *testing.T) {
 		"actions/a.yaml:1:1":             {whole[0], {name: "actions/a.yaml", content: "ref: p.a\n"}},
 		"do not name a pack":             {{name: "pack.yaml", content: "ref: ../p\nversion: 1.0.0\n"}},
 		"version \"one\" is no semantic": {{name: "pack.yaml", content: "ref: p\nversion: one\n"}},
-		"runner_type \"cobol\"":          {whole[0], {name: "actions/a.yaml", content: "ref: p.a\nrunner_type: cobol\nentry_point: a.sh\n"}, {name: "actions/a.sh"}},
+		"cobol":                          {whole[0], {name: "actions/a.yaml", content: "ref: p.a\nrunner_type: cobol\nentry_point: a.sh\n"}, {name: "actions/a.sh"}},
 	} {
 		into := t.TempDir()
 		_, err := Installer{Validate: valid, Into: into}.Tar(bytes.NewReader(tarOf(t, entries...)))

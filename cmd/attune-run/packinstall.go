@@ -27,10 +27,10 @@ type packInstallCmd struct {
 	Versioned bool   `help:"Install as <ref>@<version>, beside other versions."`
 	Replace   bool   `help:"Replace the pack when it is there."`
 
-	MaxFiles int   `placeholder:"N" help:"Files and directories at most (10000)."`
-	MaxBytes size  `placeholder:"N" help:"Unpacked bytes at most (512M)."`
-	MaxRatio int64 `placeholder:"N" help:"Unpacked to packed size at most (100)."`
-	MaxDepth int   `placeholder:"N" help:"Parts of a path at most (32)."`
+	MaxFiles int      `placeholder:"N" help:"Files and directories at most (10000)."`
+	MaxBytes maxBytes `placeholder:"N" help:"Unpacked bytes at most (512M)."`
+	MaxRatio int64    `placeholder:"N" help:"Unpacked to packed size at most (100)."`
+	MaxDepth int      `placeholder:"N" help:"Parts of a path at most (32)."`
 
 	trustFlags `embed:""`
 	format

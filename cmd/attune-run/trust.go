@@ -18,10 +18,10 @@ type trustFile struct {
 }
 
 type packLimits struct {
-	MaxFiles int   `yaml:"max_files"`
-	MaxBytes size  `yaml:"max_bytes"`
-	MaxRatio int64 `yaml:"max_ratio"`
-	MaxDepth int   `yaml:"max_depth"`
+	MaxFiles int      `yaml:"max_files"`
+	MaxBytes maxBytes `yaml:"max_bytes"`
+	MaxRatio int64    `yaml:"max_ratio"`
+	MaxDepth int      `yaml:"max_depth"`
 }
 
 type secretsFile struct {
@@ -93,11 +93,11 @@ func parseKeys(texts []string) ([]pack.PublicKey, error) {
 	return keys, nil
 }
 
-// size is a number of bytes, or one with K, M or G behind it (powers of 1024).
-type size int64
+// maxBytes is a number of bytes, or one with K, M or G behind it (powers of 1024).
+type maxBytes int64
 
 // UnmarshalText reads "512M".
-func (s *size) UnmarshalText(text []byte) error {
+func (s *maxBytes) UnmarshalText(text []byte) error {
 	digits, shift := string(text), 0
 	for i, unit := range []string{"K", "M", "G"} {
 		if rest, ok := strings.CutSuffix(strings.TrimSuffix(strings.ToUpper(string(text)), "B"), unit); ok {
@@ -108,6 +108,6 @@ func (s *size) UnmarshalText(text []byte) error {
 	if err != nil || n < 0 || n > (1<<62)>>shift {
 		return fmt.Errorf("size %q: write bytes, or a number with K, M or G", text)
 	}
-	*s = size(n << shift)
+	*s = maxBytes(n << shift)
 	return nil
 }

@@ -20,10 +20,11 @@ func (x *execution) validate(ctx context.Context) error {
 		return err
 	}
 	given, misread := x.arguments()
-	if err := x.resolveSecrets(ctx); err != nil {
+	err := x.resolveSecrets(ctx)
+	x.protect(given) // also what was resolved when something else was not: the error is masked
+	if err != nil {
 		return err
 	}
-	x.protect(given)
 	for name, value := range x.secrets {
 		if !slices.Contains(x.req.SecretEnv, name) {
 			given[name] = value

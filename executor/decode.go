@@ -30,7 +30,7 @@ func (x *execution) decode(ctx context.Context) error {
 		return &failure{kind: kindOutput, status: Failed, err: err,
 			hint: fmt.Sprintf("the action declares output_format %s", x.job.outputFormat)}
 	}
-	x.res.Result = mapStrings(value, x.redact.String)
+	x.res.Result = x.redact.Value(value)
 	x.res.Status = Succeeded
 	return nil
 }

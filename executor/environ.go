@@ -67,10 +67,8 @@ func (x *execution) baseEnv() []string {
 		for _, name := range reserved {
 			delete(base, name)
 		}
-		for _, reference := range x.req.Secrets {
-			if name, ok := strings.CutPrefix(reference, "env:"); ok {
-				delete(base, name)
-			}
+		for name := range x.secretVariables() {
+			delete(base, name)
 		}
 	} else {
 		for name, value := range host {
@@ -96,12 +94,24 @@ func (x *execution) granted() map[string]string {
 	if x.job.settings.inheritEnv || len(x.job.passEnv) == 0 {
 		return granted
 	}
+	secret := x.secretVariables()
 	for name, value := range environment(x.svc.cfg.Environ) {
-		if matchAny(x.job.passEnv, name) && matchAny(x.svc.cfg.AllowEnv, name) {
+		if !secret[name] && matchAny(x.job.passEnv, name) && matchAny(x.svc.cfg.AllowEnv, name) {
 			granted[name] = value
 		}
 	}
 	return granted
+}
+
+// secretVariables are the host's variables that the request names as secrets: the child gets them as those.
+func (x *execution) secretVariables() map[string]bool {
+	names := map[string]bool{}
+	for _, reference := range x.req.Secrets {
+		if name, ok := strings.CutPrefix(reference, "env:"); ok {
+			names[name] = true
+		}
+	}
+	return names
 }
 
 // contract are the variables every action can rely on.

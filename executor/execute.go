@@ -70,6 +70,7 @@ type execution struct {
 	values      map[string]any      // validate: parameters with secrets merged over them
 	secrets     map[string]string   // validate: resolved references
 	redact      *redact.Set         // validate
+	protected   map[string]bool     // validate: what redact knows
 	digest      chan digest         // load starts it, finish joins it; nil for a bare script
 	interpreter runtime.Interpreter // detect
 	command     recipe.Command      // environment
@@ -211,7 +212,7 @@ func (x *execution) fail(ctx context.Context, err error) {
 	if f.kind == kindSpawn {
 		stage = stageSpawn
 	}
-	x.res.Error = &Error{Kind: f.kind, Stage: stage, Message: x.redact.String(f.Error()), Hint: f.hint}
+	x.res.Error = &Error{Kind: f.kind, Stage: stage, Message: x.redact.String(f.Error()), Hint: x.redact.String(f.hint)}
 }
 
 // cancel marks an execution that a signal or its caller ended.

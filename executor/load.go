@@ -86,7 +86,9 @@ func (x *execution) loadAction() error {
 	if err != nil {
 		return packFailure(err)
 	}
-	x.hashPack(action.Pack)
+	if err := x.hashPack(action.Pack); err != nil {
+		return err
+	}
 	for _, p := range action.Warnings {
 		x.warn("%v", p)
 	}
@@ -108,11 +110,15 @@ func (x *execution) loadAction() error {
 	return nil
 }
 
-// hashPack digests the pack beside the rest of the work; finish waits for it.
-func (x *execution) hashPack(p *pack.Pack) {
+// hashPack digests the pack beside the rest of the work; finish waits for it. Where signatures are required the pack is
+// verified before anything of it is used.
+func (x *execution) hashPack(p *pack.Pack) error {
 	x.res.Pack = PackInfo{Ref: p.Ref, Version: p.Version}
+	if x.svc.cfg.RequireSignature || x.local.RequireSignature {
+		return x.verifyPack(p)
+	}
 	if x.local.Direct {
-		return
+		return nil
 	}
 	done := make(chan digest, 1)
 	x.digest = done
@@ -120,6 +126,16 @@ func (x *execution) hashPack(p *pack.Pack) {
 		text, err := p.Digest()
 		done <- digest{text, err}
 	}()
+	return nil
+}
+
+func (x *execution) verifyPack(p *pack.Pack) error {
+	verified, err := p.Verify(x.svc.cfg.TrustedKeys)
+	if err != nil {
+		return &failure{kind: kindPack, err: err, hint: "`attune-run pack sign` signs a pack; trusted_keys in the configuration names the keys that count"}
+	}
+	x.res.Pack.Digest, x.res.Pack.SignedBy = verified.Digest, verified.Key.String()
+	return nil
 }
 
 // lookup finds a runtime by the name that an action of p uses, or with p nil a bare script.

@@ -89,6 +89,9 @@ type Local struct {
 	Direct bool
 	Force  <-chan struct{} // closed: SIGKILL at once
 	Grace  time.Duration   // zero means 10 s
+
+	AgeIdentity      string // file of age identities; empty means where the environment says
+	RequireSignature bool   // also where the Config does not
 }
 
 // Argument is one "-p name=text", or "-p name:=json".

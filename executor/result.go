@@ -89,6 +89,8 @@ type PackInfo struct {
 	Ref     string `json:"ref"`
 	Version string `json:"version"`
 	Digest  string `json:"digest"`
+	// SignedBy is the trusted key whose signature was verified; absent where none was required.
+	SignedBy string `json:"signed_by,omitempty"`
 }
 
 // RuntimeInfo names the interpreter. Path is empty for native code.

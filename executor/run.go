@@ -91,6 +91,9 @@ func (x *execution) childSpec() (proc.Spec, error) {
 	}
 	x.streams = x.newStreams()
 	spec.Stdout, spec.Stderr, spec.Direct = x.streams.stdoutSink, x.streams.stderrSink, x.streams.direct
+	if x.streams.spool != nil {
+		spec.Raw = x.streams.spool
+	}
 	return spec, nil
 }
 

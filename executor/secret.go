@@ -1,131 +1,289 @@
 package executor
 
 import (
-	"bytes"
 	"context"
 	"errors"
 	"fmt"
-	"io"
-	"os"
+	"net/url"
 	"path/filepath"
+	"slices"
 	"strings"
+	"sync"
 	"time"
+	"unicode/utf8"
 
+	"golang.org/x/sync/errgroup"
+
+	"github.com/attune-run/attune/internal/nearest"
 	"github.com/attune-run/attune/proc"
 )
 
 const (
 	secretMax     = 1 << 20 // bytes of one secret
+	secretsMax    = 4 << 20 // bytes of all secrets of an execution
 	secretTimeout = 30 * time.Second
+	secretWidth   = 8 // references that are resolved at the same time
 )
 
-// resolveSecrets fetches what the request's references name. It runs before
-// anything else does, so that a reference that leads nowhere costs nothing.
+// The kinds of references.
+const (
+	refEnv   = "env"
+	refFile  = "file"
+	refExec  = "exec"
+	refAge   = "age"
+	refSops  = "sops"
+	refVault = "vault"
+	refSM    = "aws-sm"
+	refSSM   = "aws-ssm"
+)
+
+var referenceKinds = []string{refEnv, refFile, refExec, refAge, refSops, refVault, refSM, refSSM}
+
+const referenceHint = "references are env:NAME, file:PATH, exec:COMMAND, age:FILE#key, sops:FILE#key, vault:PATH#key, aws-sm:NAME#key and aws-ssm:NAME"
+
+// resolveSecrets fetches what the request's references name, before anything runs.
 func (x *execution) resolveSecrets(ctx context.Context) error {
-	x.secrets = make(map[string]string, len(x.req.Secrets))
-	for _, name := range sortedKeys(x.req.Secrets) {
-		reference := x.req.Secrets[name]
-		value, err := x.resolveSecret(ctx, reference)
-		if err != nil {
-			return &failure{kind: kindSecret, err: fmt.Errorf("secret %s: %w", name, err),
-				hint: "references are env:NAME, file:PATH and exec:COMMAND"}
+	values, err := x.svc.Secrets(ctx, x.req.Secrets, x.req.Local)
+	x.secrets = values
+	if err != nil {
+		return err
+	}
+	for _, name := range sortedKeys(values) {
+		variable := slices.Contains(x.req.SecretEnv, name)
+		switch value := values[name]; {
+		case variable && strings.Contains(value, "\x00"):
+			return secretFailure("hand it over as a parameter", "secret %s holds a NUL byte, which a variable cannot", name)
+		case !variable && !utf8.ValidString(value):
+			return secretFailure("keep it encoded, as base64 for instance", "secret %s is no UTF-8 text, which a parameter must be", name)
 		}
-		if value == "" {
-			return &failure{kind: kindSecret, err: fmt.Errorf("secret %s: %s is empty", name, scheme(reference))}
-		}
-		x.secrets[name] = value
 	}
 	return nil
 }
 
-func (x *execution) resolveSecret(ctx context.Context, reference string) (string, error) {
-	kind, rest, ok := strings.Cut(reference, ":")
-	switch {
-	case !ok || rest == "":
-		// The text may be the secret itself, typed by mistake: it is not repeated.
-		return "", errors.New("that is not a reference, and a secret's value may not be given here")
-	case x.req.Local == nil:
-		return "", fmt.Errorf("no provider for %s: references is configured here", kind)
+// Secrets resolves references, name → reference, all at the same time. Requests from elsewhere, local == nil, are bound to the
+// operator's Providers. The error names every reference that leads nowhere; no error holds a value.
+func (s *Service) Secrets(ctx context.Context, references map[string]string, local *Local) (map[string]string, error) {
+	values := make(map[string]string, len(references))
+	if len(references) == 0 {
+		return values, nil
 	}
-	switch kind {
-	case "env":
-		value, ok := environment(x.svc.cfg.Environ)[rest]
-		if !ok {
-			return "", fmt.Errorf("the variable %s is not set", rest)
+	proc.Harden() // from here on memory holds what no core dump may
+	r := &resolver{cfg: &s.cfg, env: environment(s.cfg.Environ), sources: map[string]*source{}}
+	if r.remote = local == nil; !r.remote {
+		r.local = *local
+	}
+	names := sortedKeys(references)
+	results, failures := make([]string, len(names)), make([]error, len(names))
+	var group errgroup.Group
+	group.SetLimit(secretWidth)
+	for i, name := range names {
+		group.Go(func() error {
+			results[i], failures[i] = r.resolve(ctx, references[name])
+			return nil
+		})
+	}
+	_ = group.Wait() // failures holds the errors
+	total := 0
+	for i, name := range names {
+		if failures[i] == nil {
+			values[name] = results[i]
+			total += len(results[i])
 		}
-		return value, nil
-	case "file":
-		return x.secretFile(rest)
-	case "exec":
-		return x.secretCommand(ctx, rest)
-	case "age", "sops", "vault", "aws-sm", "aws-ssm":
-		return "", fmt.Errorf("%s: references are not supported by this version", kind)
-	default:
-		return "", fmt.Errorf("there is no kind of reference %q", kind)
 	}
+	if total > secretsMax {
+		return values, secretFailure("hand large ones over as files", "the secrets have %d bytes together, more than %d", total, secretsMax)
+	}
+	return values, joinSecretErrors(names, failures)
 }
 
-func (x *execution) secretFile(path string) (string, error) {
-	if !filepath.IsAbs(path) {
-		dir, err := x.callerDir()
+func secretFailure(hint, format string, args ...any) *failure {
+	return &failure{kind: kindSecret, hint: hint, err: fmt.Errorf(format, args...)}
+}
+
+// joinSecretErrors names all that failed; the hint is the first's.
+func joinSecretErrors(names []string, failures []error) error {
+	var texts []string
+	hint := ""
+	for i, err := range failures {
+		if err == nil {
+			continue
+		}
+		texts = append(texts, fmt.Sprintf("secret %s: %v", names[i], err))
+		var f *failure
+		if errors.As(err, &f) && hint == "" {
+			hint = f.hint
+		}
+	}
+	if len(texts) == 0 {
+		return nil
+	}
+	return secretFailure(first(hint, referenceHint), "%s", strings.Join(texts, "; "))
+}
+
+// resolver fetches secrets for one request.
+type resolver struct {
+	cfg    *Config
+	env    map[string]string // the host's
+	remote bool              // bound to cfg.Providers
+	local  Local             // when not remote
+
+	mu      sync.Mutex
+	sources map[string]*source // by kind, name and query: a document with many keys is fetched once
+}
+
+// reference is one that was taken apart: kind:name?query#key.
+type reference struct {
+	kind, name, key string
+	query           url.Values
+}
+
+// String is what errors show: of a command only the program.
+func (r reference) String() string {
+	text := r.kind + ":" + r.name
+	if r.kind == refExec {
+		if words := strings.Fields(r.name); len(words) > 1 {
+			text = r.kind + ":" + words[0] + " …"
+		}
+	}
+	if r.key != "" {
+		text += "#" + r.key
+	}
+	return text
+}
+
+// parseReference never repeats what may be the secret itself, typed by mistake.
+func parseReference(text string) (reference, error) {
+	kind, name, ok := strings.Cut(text, ":")
+	if !slices.Contains(referenceKinds, kind) || !ok {
+		message := "that is not a reference, and a secret's value may not be given here"
+		if near := nearest.Name(kind, referenceKinds); ok && near != "" {
+			message += "; did you mean " + near + ":?"
+		}
+		return reference{}, secretFailure(referenceHint, "%s", message)
+	}
+	ref := reference{kind: kind, name: name}
+	if slices.Contains([]string{refAge, refSops, refVault, refSM, refSSM}, kind) {
+		if at := strings.LastIndexByte(name, '#'); at >= 0 {
+			ref.name, ref.key = name[:at], name[at+1:]
+			if ref.key == "" {
+				return ref, secretFailure("write the key behind it, or leave it out", "%s: there is nothing behind #", ref)
+			}
+		}
+	}
+	if slices.Contains([]string{refVault, refSM, refSSM}, kind) {
+		path, query, _ := strings.Cut(ref.name, "?")
+		values, err := url.ParseQuery(query)
 		if err != nil {
-			return "", err
+			return ref, secretFailure("write ?version=3", "%s: what stands behind ? cannot be read", ref)
 		}
-		path = filepath.Join(dir, path)
+		ref.name, ref.query = path, values
 	}
-	f, err := os.Open(path)
-	if err != nil {
-		return "", err
+	if ref.name == "" {
+		return ref, secretFailure(referenceHint, "%s: names nothing", ref)
 	}
-	defer func() { _ = f.Close() }()
-	data, err := io.ReadAll(io.LimitReader(f, secretMax+1))
-	if err != nil {
-		return "", err
-	}
-	if len(data) > secretMax {
-		return "", fmt.Errorf("%s is larger than %d bytes", path, secretMax)
-	}
-	return trimNewline(data), nil
+	return ref, nil
 }
 
-// secretCommand runs a command line with the caller's own environment and takes what it prints.
-func (x *execution) secretCommand(ctx context.Context, command string) (string, error) {
+// onlyQuery refuses a query that a kind does not know.
+func (r reference) onlyQuery(known ...string) error {
+	for _, name := range sortedKeys(r.query) {
+		if !slices.Contains(known, name) {
+			return secretFailure("it takes "+strings.Join(known, ", "), "%s: there is no ?%s=", r, name)
+		}
+	}
+	return nil
+}
+
+func (r *resolver) resolve(ctx context.Context, text string) (string, error) {
+	ref, err := parseReference(text)
+	if err != nil {
+		return "", err
+	}
+	if err := r.permit(ref); err != nil {
+		return "", named(ref, err)
+	}
 	ctx, cancel := context.WithTimeoutCause(ctx, secretTimeout, fmt.Errorf("no answer within %s", secretTimeout))
 	defer cancel()
-	var stdout limitedBuffer
-	stderr := proc.NewCapture(4 << 10)
-	exit, err := proc.Run(ctx, proc.Spec{
-		Argv: []string{"/bin/sh", "-c", command}, Env: x.svc.cfg.Environ,
-		Stdout: &stdout, Stderr: stderr, Grace: time.Second, Force: x.local.Force,
-	})
+	value, err := r.source(ref).value(ctx, r, ref)
 	switch {
+	case err != nil && ctx.Err() != nil:
+		return "", named(ref, context.Cause(ctx))
 	case err != nil:
-		return "", err
-	case exit.Cause != nil:
-		return "", exit.Cause
-	case exit.Code != 0:
-		return "", fmt.Errorf("the command exited with %d: %s", exit.Code, strings.TrimSpace(stderr.Text()))
-	case stdout.Len() > secretMax:
-		return "", fmt.Errorf("the command printed more than %d bytes", secretMax)
+		return "", named(ref, err)
+	case value == "":
+		return "", secretFailure("a secret has at least one byte", "%s is empty", ref)
+	case len(value) > secretMax:
+		return "", secretFailure("hand it over as a file", "%s has more than %d bytes", ref, secretMax)
 	}
-	return trimNewline(stdout.Bytes()), nil
+	return value, nil
 }
 
-// limitedBuffer keeps at most one byte more than a secret may have.
-type limitedBuffer struct{ bytes.Buffer }
-
-func (b *limitedBuffer) Write(p []byte) (int, error) {
-	if room := secretMax + 1 - b.Len(); room > 0 {
-		b.Buffer.Write(p[:min(len(p), room)])
+// named puts the reference before an error and keeps its hint.
+func named(ref reference, err error) error {
+	f := secretFailure("", "%s: %w", ref, err)
+	var inner *failure
+	if errors.As(err, &inner) {
+		f.hint = inner.hint
 	}
-	return len(p), nil
+	return f
 }
 
-func trimNewline(data []byte) string {
-	return strings.TrimSuffix(strings.TrimSuffix(string(data), "\n"), "\r")
+func (r *resolver) source(ref reference) *source {
+	id := ref.kind + ":" + ref.name + "?" + ref.query.Encode()
+	if ref.kind == refSops && ref.key != "" {
+		id += "#" // with a key it is read as a document
+	}
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.sources[id] == nil {
+		r.sources[id] = &source{}
+	}
+	return r.sources[id]
 }
 
-func scheme(reference string) string {
-	kind, _, _ := strings.Cut(reference, ":")
-	return "what the " + kind + ": reference leads to"
+// source is one place secrets come from, fetched by the first that asks.
+type source struct {
+	once sync.Once
+	doc  document
+	err  error
+}
+
+func (s *source) value(ctx context.Context, r *resolver, ref reference) (string, error) {
+	s.once.Do(func() { s.doc, s.err = r.fetch(ctx, ref) })
+	if s.err != nil {
+		return "", s.err
+	}
+	return s.doc.pick(ref.key)
+}
+
+func (r *resolver) fetch(ctx context.Context, ref reference) (document, error) {
+	switch ref.kind {
+	case refEnv:
+		return r.variable(ref.name)
+	case refFile:
+		return r.file(ref.name)
+	case refExec:
+		return r.command(ctx, ref.name)
+	case refAge:
+		return r.age(ref.name)
+	case refSops:
+		return r.sops(ctx, ref)
+	case refVault:
+		return r.vault(ctx, ref)
+	case refSM:
+		return r.secretsManager(ctx, ref)
+	default:
+		return r.parameterStore(ctx, ref)
+	}
+}
+
+// path is relative to the caller's directory.
+func (r *resolver) path(name string) (string, error) {
+	if rest, ok := strings.CutPrefix(name, "~/"); ok && r.env["HOME"] != "" {
+		return filepath.Join(r.env["HOME"], rest), nil
+	}
+	if filepath.IsAbs(name) || r.local.Dir == "" {
+		return filepath.Abs(name)
+	}
+	return filepath.Join(r.local.Dir, name), nil
 }

@@ -56,6 +56,11 @@ type Config struct {
 	// Concurrency bounds parallel builds in worker mode; zero means the number of CPUs.
 	Concurrency int
 	Log         *slog.Logger // nil discards
+
+	// RequireSignature refuses packs without a signature by one of TrustedKeys.
+	RequireSignature bool
+	TrustedKeys      []pack.PublicKey
+	Providers        Providers // how requests from elsewhere may name secrets; nil: not at all
 }
 
 // StartupMode says what Start prepares. The zero value is Agent(nil).
@@ -97,6 +102,9 @@ type Service struct {
 func New(cfg Config) (*Service, error) {
 	if cfg.CacheDir == "" {
 		return nil, fmt.Errorf("executor: no cache directory")
+	}
+	if err := cfg.Providers.check(); err != nil {
+		return nil, err
 	}
 	if cfg.Environ == nil {
 		cfg.Environ = os.Environ()

@@ -8,8 +8,8 @@ import (
 	"github.com/attune-run/attune/proc"
 )
 
-// streams is where the child's output goes: to the live observer, to a bounded capture of each
-// stream, and, when the action declares structured output, to a spool of its own.
+// streams is where the child's output goes: to the live observer, to a bounded capture of each stream, and, when the action
+// declares structured output, to a spool of its own. The spool alone gets it unmasked: masks would break what is parsed.
 type streams struct {
 	stdout, stderr         *proc.Capture // nil when the observer's files were handed over
 	spool                  *proc.Spool   // nil for text
@@ -24,12 +24,10 @@ func (x *execution) newStreams() streams {
 	}
 	s := streams{stdout: proc.NewCapture(x.svc.cfg.CaptureMax), stderr: proc.NewCapture(x.svc.cfg.CaptureMax)}
 	s.stderrSink = tee{s.stderr, &live{w: x.obs.Stderr}}
-	sinks := tee{s.stdout}
+	s.stdoutSink = tee{s.stdout, &live{w: x.obs.Stdout}}
 	if structured {
 		s.spool = proc.NewSpool(x.svc.cfg.ResultMax)
-		sinks = append(sinks, s.spool)
 	}
-	s.stdoutSink = append(sinks, &live{w: x.obs.Stdout})
 	return s
 }
 

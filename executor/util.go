@@ -20,10 +20,10 @@ func isThere(path string) bool {
 func sortedKeys[V any](m map[string]V) []string { return slices.Sorted(maps.Keys(m)) }
 
 // merged lays over on top of base without changing either.
-func merged(base, over map[string]any) map[string]any {
+func merged[V any](base, over map[string]V) map[string]V {
 	all := maps.Clone(base)
 	if all == nil {
-		all = map[string]any{}
+		all = map[string]V{}
 	}
 	maps.Copy(all, over)
 	return all
@@ -45,23 +45,4 @@ func eachString(value any, do func(string)) {
 			eachString(item, do)
 		}
 	}
-}
-
-// mapStrings rewrites every string and every key below a JSON value.
-func mapStrings(value any, rewrite func(string) string) any {
-	switch v := value.(type) {
-	case string:
-		return rewrite(v)
-	case []any:
-		for i := range v {
-			v[i] = mapStrings(v[i], rewrite)
-		}
-	case map[string]any:
-		changed := make(map[string]any, len(v))
-		for key, item := range v {
-			changed[rewrite(key)] = mapStrings(item, rewrite)
-		}
-		return changed
-	}
-	return value
 }

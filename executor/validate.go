@@ -20,10 +20,11 @@ func (x *execution) validate(ctx context.Context) error {
 		return err
 	}
 	given, misread := x.arguments()
-	if err := x.resolveSecrets(ctx); err != nil {
+	err := x.resolveSecrets(ctx)
+	x.protect(given) // also what was resolved when something else was not: the error is masked
+	if err != nil {
 		return err
 	}
-	x.protect(given)
 	for name, value := range x.secrets {
 		if !slices.Contains(x.req.SecretEnv, name) {
 			given[name] = value
@@ -114,22 +115,34 @@ func (x *execution) argument(a Argument, before any) (any, error) {
 	return value, nil
 }
 
-// protect makes every value of a secret parameter, and every resolved secret, one that is redacted.
+// protect makes every resolved secret, and every value of a secret parameter, one that is masked. It is called before and after
+// defaults are filled in.
 func (x *execution) protect(values map[string]any) {
 	if x.redact == nil {
-		x.redact = redact.New()
+		x.redact, x.protected = redact.New(), map[string]bool{}
 	}
-	for name, value := range x.secrets {
-		before := x.redact.Unmasked()
-		if x.redact.Add(value); x.redact.Unmasked() > before {
-			x.warn("secret %s is too short to be masked in the output", name)
-		}
+	for _, name := range sortedKeys(x.secrets) {
+		x.protectValue(name, x.secrets[name])
 	}
 	if x.job.schema == nil {
 		return
 	}
 	for _, name := range x.job.schema.Secrets() {
-		eachString(values[name], x.redact.Add)
+		eachString(values[name], func(value string) { x.protectValue(name, value) })
+	}
+}
+
+// protectValue says by name what is not masked.
+func (x *execution) protectValue(name, value string) {
+	if value == "" || x.protected[value] {
+		return
+	}
+	x.protected[value] = true
+	switch x.redact.Add(value) {
+	case redact.TooShort:
+		x.warn("secret %s is too short to be masked in the output: it has under %d bytes", name, redact.MinLength)
+	case redact.Plain:
+		x.warn("secret %s is masked as it is and line by line, but not in its encoded forms: it has %d bytes", name, len(value))
 	}
 }
 

@@ -14,9 +14,12 @@ import (
 
 // Digest is "sha256:<hex>" over the pack's files: for each, sorted by its path, a line of its kind (x for an executable
 // file, f for another, l for a symbolic link), the length and bytes of its path, and the length and bytes of its content or link
-// target. Left out is what tools leave behind: .git, __pycache__ and *.pyc. Anything that is neither file, directory
-// nor link is an error.
-func (p *Pack) Digest() (string, error) {
+// target. Left out is the signature, and what tools leave behind: .git, __pycache__ and *.pyc. Anything that is neither file,
+// directory nor link is an error.
+func (p *Pack) Digest() (string, error) { return p.digest(false) }
+
+// digest refuses, when it is whole, what Digest leaves out: Python would run a *.pyc nobody signed.
+func (p *Pack) digest(whole bool) (string, error) {
 	root, err := os.OpenRoot(p.Dir)
 	if err != nil {
 		return "", err
@@ -28,9 +31,11 @@ func (p *Pack) Digest() (string, error) {
 		switch {
 		case err != nil:
 			return err
-		case entry.IsDir() && (entry.Name() == ".git" || entry.Name() == "__pycache__"):
+		case undigested(name) && whole:
+			return fmt.Errorf("%s is not covered by a signature; remove it", name)
+		case undigested(name) && entry.IsDir():
 			return fs.SkipDir
-		case entry.IsDir() || path.Ext(name) == ".pyc":
+		case entry.IsDir() || undigested(name) || name == SignatureFile:
 			return nil
 		case entry.Type()&fs.ModeSymlink != 0:
 			target, err := root.Readlink(name)
@@ -74,4 +79,14 @@ func digestEntry(sum hash.Hash, kind, name string, size int64, content io.Reader
 		err = fmt.Errorf("%s changed while it was read", name)
 	}
 	return err
+}
+
+// undigested tells what a digest leaves out, with all below it.
+func undigested(name string) bool {
+	for part := range strings.SplitSeq(name, "/") {
+		if part == ".git" || part == "__pycache__" {
+			return true
+		}
+	}
+	return path.Ext(name) == ".pyc"
 }

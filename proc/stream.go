@@ -32,11 +32,11 @@ func (s *streams) open(spec *Spec) (files []*os.File, err error) {
 	if err != nil {
 		return nil, err
 	}
-	out, err := s.openOutput(spec, spec.Stdout)
+	out, err := s.openOutput(spec, spec.Stdout, spec.Raw)
 	if err != nil {
 		return nil, err
 	}
-	errs, err := s.openOutput(spec, spec.Stderr)
+	errs, err := s.openOutput(spec, spec.Stderr, nil)
 	if err != nil {
 		return nil, err
 	}
@@ -58,7 +58,7 @@ func (s *streams) openStdin(spec *Spec) (*os.File, error) {
 	return r, nil
 }
 
-func (s *streams) openOutput(spec *Spec, w io.Writer) (*os.File, error) {
+func (s *streams) openOutput(spec *Spec, w, raw io.Writer) (*os.File, error) {
 	if w == nil {
 		return s.null(os.O_WRONLY)
 	}
@@ -70,7 +70,7 @@ func (s *streams) openOutput(spec *Spec, w io.Writer) (*os.File, error) {
 		return nil, err
 	}
 	s.childEnd = append(s.childEnd, end)
-	s.outputs = append(s.outputs, &stream{r: r, w: w, done: make(chan struct{})})
+	s.outputs = append(s.outputs, &stream{r: r, w: w, raw: raw, done: make(chan struct{})})
 	return end, nil
 }
 
@@ -159,6 +159,7 @@ func (s *streams) drain(ctx context.Context) {
 type stream struct {
 	r    *os.File
 	w    io.Writer
+	raw  io.Writer // before redaction; may be nil
 	done chan struct{}
 
 	mu        sync.Mutex
@@ -182,6 +183,9 @@ func (s *stream) pump(secrets *redact.Set) {
 		waiting := time.Now()
 		n, err := s.r.Read(*buffer)
 		waited := time.Since(waiting)
+		if n > 0 && s.raw != nil && !s.isAbandoned() {
+			_, _ = s.raw.Write((*buffer)[:n])
+		}
 		if n > 0 && w != nil && !s.isAbandoned() {
 			if _, failed := w.Write((*buffer)[:n]); failed != nil {
 				w = nil

@@ -25,6 +25,9 @@ type Spec struct {
 	// is a pipe and 32 KiB reads. Nil means /dev/null.
 	Stdout, Stderr io.Writer
 	Direct         bool
+	// Raw takes stdout before redaction, for what is parsed and redacted afterwards. It neither blocks nor fails. Nil means nothing
+	// does.
+	Raw io.Writer
 
 	Hold []*os.File // stay open in the child (as inherited descriptors)
 

@@ -32,6 +32,7 @@ type command struct {
 var commands = []command{
 	{"run", "Run an action or a script (the default command).", func() any { return &runCmd{} }},
 	{"explain", "Show what a run would use and why; run nothing.", func() any { return &explainCmd{} }},
+	{"redact", "Mask secrets in what passes from stdin to stdout.", func() any { return &redactCmd{} }},
 	{"detect", "Show the interpreters this machine has.", func() any { return &detectCmd{} }},
 	{"runtimes", "Show the runtimes attune knows.", func() any { return &runtimesCmd{} }},
 	{"pack", "List, show, check and create packs.", func() any { return &packCmd{} }},

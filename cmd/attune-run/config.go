@@ -37,6 +37,8 @@ type configFile struct {
 	Locked         *bool                     `yaml:"locked"`          // refuse dependencies without lock file or hashes
 	BuildTimeout   string                    `yaml:"build_timeout"`   // longest build of an environment
 	PackConfig     map[string]map[string]any `yaml:"pack_config"`     // pack → values over its own defaults
+
+	trustFile `yaml:",inline"`
 }
 
 // config is the effective configuration, and where each value came from.
@@ -58,6 +60,8 @@ type config struct {
 	build      time.Duration
 	packConfig map[string]map[string]any
 	settings   []setting // for `attune-run config`
+
+	trust
 }
 
 type setting struct {
@@ -96,6 +100,9 @@ func loadConfig(flags globals, environ []string) (config, error) {
 		return c, err
 	}
 	if err := c.resolveBuilds(flags, file); err != nil {
+		return c, err
+	}
+	if err := c.resolveTrust(file.trustFile); err != nil {
 		return c, err
 	}
 	c.packConfig = file.PackConfig
@@ -311,6 +318,7 @@ func fields(list string) []string {
 
 func (c config) executor() executor.Config {
 	return executor.Config{
+		Providers: c.providers, RequireSignature: c.requireSignature, TrustedKeys: c.trustedKeys,
 		Mode: executor.Agent(nil), Packs: c.packs, CacheDir: c.cache, Runtimes: c.runtimes,
 		AllowEnv: c.allowEnv, PassProxies: c.proxies, MaxTimeout: c.maxTimeout,
 		PackConfig: c.packConfig, InstallScripts: c.scripts, Layers: c.layers, LayerOwners: c.owners, Shared: c.shared,

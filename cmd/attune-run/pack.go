@@ -17,6 +17,10 @@ type packCmd struct {
 	Show     packShowCmd     `cmd:"" help:"Show a pack's actions, or an action's parameters."`
 	Validate packValidateCmd `cmd:"" help:"Check packs; every problem with file, line and column."`
 	New      packNewCmd      `cmd:"" help:"Create a pack that works."`
+	Install  packInstallCmd  `cmd:"" help:"Install a pack from a directory, an archive or a git repository."`
+	Sign     packSignCmd     `cmd:"" help:"Sign a pack."`
+	Verify   packVerifyCmd   `cmd:"" help:"Check the signatures of packs."`
+	Keygen   packKeygenCmd   `cmd:"" help:"Make a key to sign packs with."`
 }
 
 // finder looks where the configuration says.

@@ -27,9 +27,11 @@ type target struct {
 
 	Param      []string `short:"p" placeholder:"K=V" sep:"none" help:"Parameter, read by its declared type; K:=JSON for a JSON value. Repeat for more, or for the items of an array."`
 	ParamsFile string   `placeholder:"FILE" help:"JSON or YAML file of parameters; - is stdin."`
-	Secret     []string `placeholder:"K=REF" sep:"none" help:"Secret by reference: env:NAME, file:PATH, exec:COMMAND."`
 	SecretEnv  []string `placeholder:"NAME" help:"Hand the secret NAME over as a variable."`
 	Env        []string `placeholder:"K=V" sep:"none" help:"Variable for the action."`
+
+	secretFlags `embed:""`
+	signedFlag  `embed:""`
 
 	Timeout        executor.Duration `placeholder:"D" help:"Longest run: 90, 30s, 5m."`
 	Runtime        string            `placeholder:"NAME" help:"Runtime of a script, in place of its first line and extension."`
@@ -111,6 +113,7 @@ func (t *target) request(a *app) (executor.Request, error) {
 			OutputFormat: t.OutputFormat, Locked: t.Locked, Network: t.network(), RetryFailed: t.RetryFailed,
 		},
 	}
+	req.Local.AgeIdentity, req.Local.RequireSignature = t.AgeIdentity, t.RequireSignature
 	if isScript(t.Target) || t.Runtime != "" {
 		req.Script = &executor.Script{Path: t.Target, Runtime: t.Runtime}
 	} else {

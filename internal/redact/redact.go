@@ -1,4 +1,4 @@
-// Package redact masks secret values in byte streams. It keeps secrets from leaking by accident; it is no
+// Package redact masks secret values in byte streams and JSON values. It keeps secrets from leaking by accident; it is no
 // boundary against code that wants to leak them.
 package redact
 
@@ -12,17 +12,19 @@ import (
 // Mask stands where a secret stood.
 const Mask = "***"
 
-// minNeedle is the length in bytes below which a value is not masked: it would tear holes into ordinary text.
-const minNeedle = 6
+// MinLength is the length in bytes below which a value is not masked: it would tear holes into ordinary text.
+const MinLength = 6
 
-// Set is a set of secret values. Nil and empty sets mask nothing. Add before the first use; afterwards it is
-// safe for concurrent use.
+// encodedMax bounds the bytes of encoded forms of all secrets of a Set: 5 bytes of memory for each.
+const encodedMax = 8 << 20
+
+// Set is a set of secret values. Nil and empty sets mask nothing. It is safe for concurrent use; what is added later is
+// unknown to the Writers there are.
 type Set struct {
-	needles  []string
-	unmasked int
-
-	once sync.Once
-	auto *automaton
+	mu      sync.Mutex
+	needles []string
+	encoded int        // bytes of encoded forms among needles
+	auto    *automaton // nil until it is used
 }
 
 // New makes a set of secrets.
@@ -34,139 +36,221 @@ func New(secrets ...string) *Set {
 	return s
 }
 
-// Add makes a value secret, and each of its lines when it has several. Values under 6 bytes are counted
-// in Unmasked instead.
-func (s *Set) Add(secret string) {
-	if secret == "" {
-		return
-	}
-	if len(secret) < minNeedle {
-		s.unmasked++
-		return
-	}
-	for _, needle := range forms(secret) {
-		if len(needle) >= minNeedle && !slices.Contains(s.needles, needle) {
-			s.needles = append(s.needles, needle)
-		}
-	}
-}
+// Coverage says how much of a secret is masked.
+type Coverage int
 
-// forms are the byte sequences that give a secret away.
-func forms(secret string) []string {
-	all := []string{secret}
-	if trimmed := strings.TrimRight(secret, "\r\n"); strings.Contains(trimmed, "\n") {
-		for line := range strings.Lines(secret) {
-			all = append(all, strings.TrimRight(line, "\r\n"))
-		}
-	} else {
-		all = append(all, trimmed)
+// What Add can do for a secret.
+const (
+	Masked   Coverage = iota // in every form
+	Plain                    // as it is and line by line: with its encoded forms the set would grow too large
+	TooShort                 // not at all: it has under 6 bytes
+)
+
+// Add makes a value secret, in all forms that give it away: as it is, each of its lines when it has several, and both as JSON
+// and URLs escape them, in hex and in base64. Line ends behind it do not count.
+func (s *Set) Add(secret string) Coverage {
+	secret = strings.TrimRight(secret, "\r\n")
+	if len(secret) < MinLength {
+		return TooShort
 	}
-	return all
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.auto = nil
+	values := lines(secret)
+	s.needles = append(s.needles, values...)
+	if s.encoded+encodedFactor*len(secret) > encodedMax {
+		return Plain
+	}
+	for _, value := range values {
+		forms := encodings(value)
+		slices.Sort(forms)
+		forms = slices.Compact(forms)
+		for i, form := range forms {
+			s.encoded += len(form) - shared(forms, i)
+		}
+		s.needles = append(s.needles, forms...)
+	}
+	return Masked
 }
 
 // Empty tells whether nothing is masked.
-func (s *Set) Empty() bool { return s == nil || len(s.needles) == 0 }
-
-// Unmasked is the number of values that were too short to mask.
-func (s *Set) Unmasked() int {
+func (s *Set) Empty() bool {
 	if s == nil {
-		return 0
+		return true
 	}
-	return s.unmasked
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return len(s.needles) == 0
+}
+
+// automaton is nil when nothing is masked.
+func (s *Set) automaton() *automaton {
+	if s == nil {
+		return nil
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.auto == nil && len(s.needles) > 0 {
+		s.auto = newAutomaton(s.needles)
+	}
+	return s.auto
 }
 
 // String masks a whole text.
 func (s *Set) String(text string) string {
-	if s.Empty() || len(text) < minNeedle {
+	auto := s.automaton()
+	if auto == nil || len(text) < MinLength {
 		return text
 	}
 	var b strings.Builder
-	w := s.Writer(&b)
+	w := &Writer{w: &b, auto: auto}
 	_, _ = io.WriteString(w, text)
-	_ = w.Close()
+	_ = w.flush()
 	return b.String()
 }
 
-func (s *Set) automaton() *automaton {
-	s.once.Do(func() { s.auto = newAutomaton(s.needles) })
-	return s.auto
-}
-
-// Writer masks what passes through it to w. It holds back only what may be the beginning of a secret. Overlapping
-// secrets are masked as one. Close writes what is held back; it does not close w.
-func (s *Set) Writer(w io.Writer) *Writer {
-	rw := &Writer{w: w}
-	if !s.Empty() {
-		rw.auto = s.automaton()
-	}
-	return rw
-}
+// Writer masks what passes through it to w. It holds back only what may be the beginning of a secret. Secrets that overlap or
+// touch are masked as one. Close writes what is held back; it does not close w.
+func (s *Set) Writer(w io.Writer) *Writer { return &Writer{w: w, auto: s.automaton()} }
 
 // Writer is a stream that is masked on its way. It is not safe for concurrent use.
 type Writer struct {
 	w     io.Writer
 	auto  *automaton // nil: nothing is masked
 	state int32
-	held  []byte // the longest suffix of the input that may begin a secret, its masked part cut off
-	open  bool   // held continues a mask that was written already
+	held  []byte // the longest suffix of the input that may begin a secret, its masked beginning cut off
+	front int    // held[:front] has been written or masked
+	spans []span // secrets in held, apart from each other, in order
+	open  bool   // the last that was written is a mask
 	out   []byte
 }
+
+// span is a part of the data at hand, [from, to).
+type span struct{ from, to int }
 
 // Write masks p. Its error is w's.
 func (w *Writer) Write(p []byte) (int, error) {
 	if w.auto == nil {
 		return w.w.Write(p)
 	}
-	w.out = w.out[:0]
-	w.scan(p)
-	if len(w.out) > 0 {
-		if _, err := w.w.Write(w.out); err != nil {
-			return 0, err
-		}
+	data, scanned := p, 0
+	if pending := len(w.held) - w.front; pending > 0 {
+		w.held = append(w.held, p...)
+		data, scanned = w.held[w.front:], pending
+	}
+	w.scan(data, scanned)
+	keep, err := w.emit(data, len(data)-w.auto.depth(w.state))
+	w.hold(data, keep)
+	if err != nil {
+		return 0, err
 	}
 	return len(p), nil
 }
 
-// Close writes what was held back.
+// Close writes what was held back. Where the stream ends inside a secret, at least 6 bytes into it, that part is masked too: a
+// stream may be cut anywhere.
 func (w *Writer) Close() error {
-	if len(w.held) == 0 {
+	if w.auto == nil {
 		return nil
 	}
-	_, err := w.w.Write(w.held)
-	w.held, w.state = w.held[:0], 0
+	pending := len(w.held) - w.front
+	if depth := w.auto.depth(w.state); depth >= MinLength {
+		w.cover(pending-depth, pending)
+	}
+	return w.flush()
+}
+
+// flush writes what was held back and starts over.
+func (w *Writer) flush() error {
+	data := w.held[w.front:]
+	_, err := w.emit(data, len(data))
+	w.held, w.front, w.spans, w.state, w.open = w.held[:0], 0, w.spans[:0], 0, false
 	return err
 }
 
-// scan drives the automaton over p. At each byte the automaton's depth is the length of the longest suffix that may
-// begin a secret: what lies before it is decided.
-func (w *Writer) scan(p []byte) {
-	data := p
-	if len(w.held) > 0 {
-		data = append(w.held, p...)
-	}
-	done := 0        // data[:done] has been written or masked
-	i := len(w.held) // data[:i] has been scanned
-	state := w.state
+// scan drives the automaton over data[i:] and notes the secrets it finds.
+func (w *Writer) scan(data []byte, i int) {
+	auto, state := w.auto, w.state
 	for ; i < len(data); i++ {
 		if state == 0 {
-			if i = w.auto.skip(data, i); i == len(data) {
+			if i = auto.skip(data, i); i == len(data) {
 				break
 			}
 		}
-		state = w.auto.next(state, data[i])
-		if n := int(w.auto.match[state]); n > 0 {
-			begin := i + 1 - n
-			if begin > done || !w.open {
-				w.out = append(append(w.out, data[done:max(begin, done)]...), Mask...)
+		if state < auto.dense {
+			state = auto.table[int(state)*auto.width+int(auto.classes[data[i]])]
+		} else {
+			state = auto.next(state, data[i])
+		}
+		if state < 0 {
+			state = ^state
+			w.cover(i+1-int(auto.end(state)), i+1)
+		} else if state >= auto.dense {
+			if n := auto.end(state); n > 0 {
+				w.cover(i+1-int(n), i+1)
 			}
-			done, w.open = i+1, true
 		}
 	}
-	keep := max(len(data)-int(w.auto.depth[state]), done)
-	if keep > done {
+	w.state = state
+}
+
+// cover notes a secret; those it overlaps or touches become one with it.
+func (w *Writer) cover(from, to int) {
+	from = max(from, 0) // what lies before is masked already
+	for n := len(w.spans); n > 0 && w.spans[n-1].to >= from; n-- {
+		from = min(from, w.spans[n-1].from)
+		w.spans = w.spans[:n-1]
+	}
+	w.spans = append(w.spans, span{from, to})
+}
+
+// emit writes data[:keep], no secret that ends before data[keep] begins can still grow; a secret that reaches
+// beyond is masked whole. It returns where what must be held begins.
+func (w *Writer) emit(data []byte, keep int) (int, error) {
+	if keep > 0 && (len(w.spans) == 0 || w.spans[0].from >= keep) {
+		w.open = false
+		w.shift(0, keep)
+		_, err := w.w.Write(data[:keep])
+		return keep, err
+	}
+	done, n := 0, 0
+	w.out = w.out[:0]
+	for ; n < len(w.spans) && (w.spans[n].from < keep || w.spans[n].from == 0 && w.open); n++ {
+		s := w.spans[n]
+		if s.from > done || !w.open {
+			w.out = append(append(w.out, data[done:s.from]...), Mask...)
+		}
+		done, w.open = s.to, true
+	}
+	if keep = max(keep, done); keep > done {
 		w.out = append(w.out, data[done:keep]...)
 		w.open = false
 	}
-	w.held = append(w.held[:0], data[keep:]...)
-	w.state = state
+	w.shift(n, keep)
+	if len(w.out) == 0 {
+		return keep, nil
+	}
+	_, err := w.w.Write(w.out)
+	return keep, err
+}
+
+// shift forgets the first n spans and keep bytes.
+func (w *Writer) shift(n, keep int) {
+	w.spans = append(w.spans[:0], w.spans[n:]...)
+	for i := range w.spans {
+		w.spans[i].from -= keep
+		w.spans[i].to -= keep
+	}
+}
+
+// hold keeps data[keep:] for the next Write. Bytes are moved only when at least as many have been passed on.
+func (w *Writer) hold(data []byte, keep int) {
+	if len(w.held) == w.front { // data is the caller's
+		w.held, w.front = append(w.held[:0], data[keep:]...), 0
+		return
+	}
+	w.front += keep
+	if w.front >= len(w.held)-w.front {
+		w.held, w.front = append(w.held[:0], w.held[w.front:]...), 0
+	}
 }

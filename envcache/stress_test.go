@@ -264,6 +264,7 @@ func (w worker) acquire(ctx context.Context, name string) error {
 	if err := b.check(env.Dir); err != nil {
 		return fmt.Errorf("just acquired (%s): %w", env.State, err)
 	}
+	held := func() bool { return true }
 	switch w.random.IntN(40) {
 	case 0:
 		if err := w.s.Quarantine(ctx, env, "at random"); err != nil {
@@ -271,16 +272,21 @@ func (w worker) acquire(ctx context.Context, name string) error {
 		}
 		fmt.Println("quarantine")
 	case 1:
+		begun := time.Now()
 		if err := w.child(env); err != nil {
 			return err
 		}
+		held = func() bool { return time.Since(begun) < childLife } // this process may have been stopped for longer
 	}
 	time.Sleep(time.Duration(w.random.IntN(10)) * time.Millisecond)
-	if err := b.check(env.Dir); err != nil {
+	if err := b.check(env.Dir); err != nil && held() {
 		return fmt.Errorf("while it was held: %w", err)
 	}
 	return nil
 }
+
+// childLife is how long a child holds what was left to it.
+const childLife = 200 * time.Millisecond
 
 // child leaves the environment to a child alone.
 func (w worker) child(env *Env) error {
@@ -288,7 +294,7 @@ func (w worker) child(env *Env) error {
 	if err != nil {
 		return err
 	}
-	cmd := exec.Command("sleep", "0.2")
+	cmd := exec.Command("sleep", fmt.Sprint(childLife.Seconds()))
 	cmd.ExtraFiles = []*os.File{hold}
 	err = errors.Join(cmd.Start(), hold.Close(), env.Close())
 	if err == nil {

@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"io/fs"
 	"os"
-	stdruntime "runtime"
 	"strings"
 	"sync"
 	"syscall"
@@ -45,7 +44,13 @@ func exists(path string) bool {
 
 // start makes the pipes and the process. On an error everything is closed again.
 func start(spec *Spec) (*child, error) {
+	c := &child{foreground: spec.Foreground, execID: lookup(spec.Env, "ATTUNE_EXEC_ID")}
 	fail := func(err error) (*child, error) {
+		c.limiter.close()
+		var isolation *IsolationError
+		if errors.As(err, &isolation) {
+			return nil, err
+		}
 		var path *fs.PathError
 		if errors.As(err, &path) && path.Op == "fork/exec" {
 			err = path.Err
@@ -55,7 +60,10 @@ func start(spec *Spec) (*child, error) {
 	if err := check(spec); err != nil {
 		return fail(err)
 	}
-	c := &child{foreground: spec.Foreground, execID: lookup(spec.Env, "ATTUNE_EXEC_ID")}
+	l, err := plan(spec, c)
+	if err != nil {
+		return fail(err)
+	}
 	files, err := c.streams.open(spec)
 	defer c.streams.closeChildEnds()
 	if err != nil {
@@ -71,18 +79,16 @@ func start(spec *Spec) (*child, error) {
 	} else {
 		attr.Sys.Setsid = true
 	}
-	children.begin()
-	process, err := spawn(spec, attr)
-	if err != nil {
-		children.abort()
+	l.contain(children.begin(l))
+	if err := l.spawn(attr); err != nil {
+		children.abort(l)
 		if c.tty != nil {
 			c.tty.takeBack()
 		}
 		c.streams.closeOwnEnds()
+		c.letGo()
 		return fail(err)
 	}
-	c.pid = process.Pid
-	_ = process.Release() // attune waits by itself: it must see the leader end before it reaps it
 	children.add(c)
 	if spec.Foreground {
 		restoreCoreLimit(c.pid)
@@ -117,38 +123,12 @@ func check(spec *Spec) error {
 	return nil
 }
 
-// spawn brings the child into being. It is the one place that knows how: an exec today.
-func spawn(spec *Spec, attr *os.ProcAttr) (*os.Process, error) {
-	if spec.Umask == nil {
-		return execRetrying(spec.Argv, attr)
-	}
-	type outcome struct {
-		process *os.Process
-		err     error
-	}
-	result := make(chan outcome, 1)
-	go func() {
-		// The umask belongs to the process unless a thread stops sharing it. The thread
-		// is never unlocked, so that it ends with this goroutine.
-		stdruntime.LockOSThread()
-		if err := unix.Unshare(unix.CLONE_FS); err != nil {
-			result <- outcome{nil, fmt.Errorf("a thread with a umask of its own: %w", err)}
-			return
-		}
-		unix.Umask(*spec.Umask)
-		process, err := execRetrying(spec.Argv, attr)
-		result <- outcome{process, err}
-	}()
-	o := <-result
-	return o.process, o.err
-}
-
-// execRetrying starts the program; one that was just written may still be open for writing in
+// execRetrying starts the program at path; one that was just written may still be open for writing in
 // a child another thread is forking (ETXTBSY), which passes.
-func execRetrying(argv []string, attr *os.ProcAttr) (*os.Process, error) {
+func execRetrying(path string, argv []string, attr *os.ProcAttr) (*os.Process, error) {
 	pause := time.Millisecond
 	for attempt := 0; ; attempt++ {
-		process, err := os.StartProcess(argv[0], argv, attr)
+		process, err := os.StartProcess(path, argv, attr)
 		if attempt == 6 || !errors.Is(err, unix.ETXTBSY) {
 			return process, err
 		}

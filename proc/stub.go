@@ -1,0 +1,308 @@
+package proc
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"os/signal"
+	"strconv"
+	"syscall"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// A stub is attune's own binary, started again under one of these names. It does to itself what a thread of attune cannot do
+// for its child, and becomes the child, or its parent. What it is to do comes through an inherited descriptor,
+// never in an argument, for arguments can be seen by everybody.
+const (
+	stubName   = "attune:stub"
+	canaryName = "attune:canary"
+)
+
+var isStub = len(os.Args) > 0 && (os.Args[0] == stubName || os.Args[0] == canaryName)
+
+// A stub is born often: it runs before the rest of the program is set up.
+func init() {
+	if !isStub {
+		return
+	}
+	if os.Args[0] == canaryName {
+		os.Exit(sing(os.Stdin, os.Stdout))
+	}
+	os.Exit(stubMain())
+}
+
+// stubConfig is what a stub is told.
+type stubConfig struct {
+	Init    bool // stay as the child's parent; else become the child
+	Outer   bool // without root: first start another stub in a user namespace, which is told the same
+	Flags   uintptr
+	View    *view
+	Confine confinement
+	Path    raw
+	Argv    []raw
+	Env     []raw
+	Dir     raw
+	Hold    int // descriptors from 3 on that the child gets; the control socket comes after them, then the configuration
+}
+
+// raw is text that need not be UTF-8; it keeps its bytes in JSON.
+type raw string
+
+// MarshalJSON writes base64.
+func (r raw) MarshalJSON() ([]byte, error) { return json.Marshal([]byte(r)) }
+
+// UnmarshalJSON reads it.
+func (r *raw) UnmarshalJSON(data []byte) error {
+	var b []byte
+	err := json.Unmarshal(data, &b)
+	*r = raw(b)
+	return err
+}
+
+func raws(texts []string) []raw {
+	all := make([]raw, len(texts))
+	for i, text := range texts {
+		all[i] = raw(text)
+	}
+	return all
+}
+
+func texts(raws []raw) []string {
+	all := make([]string, len(raws))
+	for i, r := range raws {
+		all[i] = string(r)
+	}
+	return all
+}
+
+// A stub answers in lines of JSON; without Init a socket that closes says that the child runs.
+type stubAnswer struct {
+	Running   bool            `json:",omitempty"` // Init: the child was started
+	Error     string          `json:",omitempty"`
+	Errno     int             `json:",omitempty"`
+	Guarantee string          `json:",omitempty"`
+	Exited    bool            `json:",omitempty"` // Init: the child has ended, with Status and Usage
+	Status    unix.WaitStatus `json:",omitempty"`
+	Usage     *unix.Rusage    `json:",omitempty"`
+	Left      *int            `json:",omitempty"` // Init: everything else was ended; so many were left
+}
+
+// stubCommand is what attune tells an init afterwards. A socket that closes means Stop.
+type stubCommand struct {
+	Signal syscall.Signal `json:",omitempty"` // for everything below
+	Stop   bool           `json:",omitempty"`
+}
+
+type stub struct {
+	stubConfig
+	control *os.File
+	answers *json.Encoder
+}
+
+func stubMain() int {
+	if len(os.Args) != 2 {
+		return 125
+	}
+	n, err := strconv.Atoi(os.Args[1])
+	if err != nil {
+		return 125
+	}
+	s := &stub{control: os.NewFile(uintptr(n), "control")}
+	if s.control == nil {
+		return 125
+	}
+	s.answers = json.NewEncoder(s.control)
+	unix.CloseOnExec(n)
+	unix.CloseOnExec(n + 1)
+	if err := s.run(n + 1); err != nil {
+		s.fail(err)
+		return 125
+	}
+	return 0
+}
+
+func (s *stub) fail(err error) {
+	answer := stubAnswer{Error: err.Error()}
+	var confine *confineError
+	var errno syscall.Errno
+	if errors.As(err, &confine) {
+		answer.Guarantee, answer.Error = confine.guarantee, confine.err.Error()
+	}
+	if errors.As(err, &errno) {
+		answer.Errno = int(errno)
+	}
+	_ = s.answers.Encode(answer)
+}
+
+func (s *stub) run(config int) error {
+	// Read by position: an outer and an inner stub share the descriptor.
+	if err := json.NewDecoder(io.NewSectionReader(os.NewFile(uintptr(config), "configuration"), 0, 1<<40)).Decode(&s.stubConfig); err != nil {
+		return fmt.Errorf("read the stub's configuration: %w", err)
+	}
+	switch {
+	case s.Outer && os.Getpid() != 1:
+		return s.outer(config)
+	case s.Init:
+		return s.init()
+	}
+	if err := s.Confine.apply(); err != nil {
+		return err
+	}
+	if err := os.Chdir(string(s.Dir)); err != nil {
+		return err
+	}
+	argv, env := texts(s.Argv), texts(s.Env)
+	err := syscall.Exec(string(s.Path), argv, env)
+	for wait := time.Millisecond; errors.Is(err, syscall.ETXTBSY) && wait < 100*time.Millisecond; wait *= 2 {
+		time.Sleep(wait)
+		err = syscall.Exec(string(s.Path), argv, env)
+	}
+	return err
+}
+
+// outer makes the namespaces for a user who is not root. Attune cannot: not being dumpable, it may not map its
+// child's users, and a stub is dumpable.
+func (s *stub) outer(config int) error {
+	files := []*os.File{os.Stdin, os.Stdout, os.Stderr}
+	for fd := 3; fd < 3+s.Hold; fd++ {
+		files = append(files, os.NewFile(uintptr(fd), "hold"))
+	}
+	files = append(files, s.control, os.NewFile(uintptr(config), "configuration"))
+	uid, gid := os.Getuid(), os.Getgid()
+	process, err := os.StartProcess("/proc/self/exe", os.Args, &os.ProcAttr{Files: files, Env: []string{}, Sys: &syscall.SysProcAttr{
+		Cloneflags: unix.CLONE_NEWUSER | s.Flags, Pdeathsig: syscall.SIGKILL,
+		UidMappings: []syscall.SysProcIDMap{{ContainerID: uid, HostID: uid, Size: 1}},
+		GidMappings: []syscall.SysProcIDMap{{ContainerID: gid, HostID: gid, Size: 1}},
+	}})
+	if err != nil {
+		return &confineError{KillAll, err}
+	}
+	for _, f := range files { // a pipe must end when the child has closed it
+		_ = f.Close()
+	}
+	_, _ = process.Wait()
+	return nil
+}
+
+// init is the parent of the child and of every orphan below it. In a pid namespace nothing outlives it.
+func (s *stub) init() error {
+	_ = unix.Prctl(unix.PR_SET_DUMPABLE, 0, 0, 0, 0)
+	_ = unix.Prctl(unix.PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
+	ignored := make(chan os.Signal, 1) // caught, not ignored: the child must find the default
+	signal.Notify(ignored, syscall.SIGTERM, syscall.SIGINT, syscall.SIGHUP, syscall.SIGQUIT, syscall.SIGUSR1, syscall.SIGUSR2)
+	if err := s.Confine.openTasks(); err != nil {
+		return err
+	}
+	if s.View != nil {
+		if err := s.View.apply(); err != nil {
+			return &confineError{FSWrite, err}
+		}
+	}
+	pid, err := s.startChild()
+	if err != nil {
+		return err
+	}
+	_ = s.answers.Encode(stubAnswer{Running: true})
+	ended := make(chan struct{})
+	go s.obey(ended)
+	s.reapUntil(pid)
+	<-ended
+	killed := endAll()
+	return s.answers.Encode(stubAnswer{Left: &killed})
+}
+
+func (s *stub) startChild() (int, error) {
+	attr := &os.ProcAttr{Dir: string(s.Dir), Env: texts(s.Env), Files: []*os.File{os.Stdin, os.Stdout, os.Stderr}, Sys: &syscall.SysProcAttr{Setsid: true}}
+	for fd := 3; fd < 3+s.Hold; fd++ {
+		attr.Files = append(attr.Files, os.NewFile(uintptr(fd), "hold"))
+	}
+	var process *os.Process
+	var err error
+	done := make(chan struct{})
+	onThread(func() {
+		defer close(done)
+		if err = s.Confine.apply(); err == nil {
+			process, err = execRetrying(string(s.Path), texts(s.Argv), attr)
+		}
+	})
+	<-done
+	if err != nil {
+		return 0, err
+	}
+	pid := process.Pid
+	_ = process.Release()
+	for _, f := range attr.Files { // a pipe must end when the child has closed it
+		_ = f.Close()
+	}
+	return pid, nil
+}
+
+// obey passes signals on until it is told to stop, or attune is gone.
+func (s *stub) obey(ended chan<- struct{}) {
+	defer close(ended)
+	commands := json.NewDecoder(s.control)
+	for {
+		var c stubCommand
+		switch err := commands.Decode(&c); {
+		case err != nil: // attune is gone
+			endAll()
+			os.Exit(125)
+		case c.Stop:
+			return
+		}
+		signalAll(c.Signal)
+	}
+}
+
+// reapUntil reaps what ends, and reports the child's end. It goes on until nothing is left or attune says stop.
+func (s *stub) reapUntil(child int) {
+	for {
+		var status unix.WaitStatus
+		var usage unix.Rusage
+		pid, err := unix.Wait4(-1, &status, 0, &usage)
+		if errors.Is(err, unix.EINTR) {
+			continue
+		}
+		if err != nil {
+			return
+		}
+		if pid == child {
+			_ = s.answers.Encode(stubAnswer{Exited: true, Status: status, Usage: &usage})
+			return
+		}
+	}
+}
+
+// signalAll reaches everything below an init: in a pid namespace that is everything there is.
+func signalAll(sig syscall.Signal) {
+	if os.Getpid() == 1 {
+		_ = unix.Kill(-1, sig)
+		return
+	}
+	for _, p := range descendants(os.Getpid()) {
+		_ = unix.Kill(p.pid, sig)
+	}
+}
+
+// endAll kills and reaps until nothing is left, and counts what had to be killed.
+func endAll() int {
+	killed := 0
+	for begun := time.Now(); time.Since(begun) < restMax; {
+		signalAll(unix.SIGKILL)
+		var status unix.WaitStatus
+		pid, err := unix.Wait4(-1, &status, unix.WNOHANG, nil)
+		switch {
+		case errors.Is(err, unix.ECHILD):
+			return killed
+		case pid > 0 && status.Signaled():
+			killed++
+		case pid == 0:
+			time.Sleep(100 * time.Microsecond)
+		}
+	}
+	return killed
+}

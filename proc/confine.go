@@ -1,7 +1,6 @@
 package proc
 
 import (
-	"errors"
 	"fmt"
 	"os"
 	stdruntime "runtime"
@@ -42,14 +41,13 @@ type confineError struct {
 func (e *confineError) Error() string { return e.guarantee + ": " + e.err.Error() }
 func (e *confineError) Unwrap() error { return e.err }
 
-// errSharedUmask says that this kernel, or the sandbox around attune, gives no thread a umask of its own.
-var errSharedUmask = errors.New("a thread cannot have a umask of its own")
-
 // apply binds the calling thread, which must be locked and never be used for anything else.
 func (c *confinement) apply() error {
 	if c.Umask != nil {
-		if err := unix.Unshare(unix.CLONE_FS); err != nil && !isStub {
-			return errSharedUmask
+		if !isStub {
+			if err := unix.Unshare(unix.CLONE_FS); err != nil {
+				return fmt.Errorf("a thread with a umask of its own: %w", err)
+			}
 		}
 		unix.Umask(*c.Umask)
 	}

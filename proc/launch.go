@@ -64,10 +64,13 @@ func (l *launch) restrict(applied Applied) {
 	c.NoNewPrivs, c.NoCaps = had(NoNewPrivs), had(NoCapabilities)
 	if had(Syscalls) {
 		spec := protectSelf(!lockSignals())
+		if l.how == byNamespaces { // attune has no process id there, and the stub is process 1
+			spec.Protect, spec.Signals = []int{1}, false
+		}
 		spec.NoNetwork = i.Network == "none" && l.how != byNamespaces
 		c.Filter = &spec
 	}
-	c.Lock.Signals = had(ParentSignal) && lockSignals()
+	c.Lock.Signals = had(ParentSignal) && l.how != byNamespaces && lockSignals()
 	if l.how == byLandlock && had(FSWrite) {
 		c.Lock.Files = true
 		c.Lock.Read = append(allBut(existing(append(slices.Clone(credentials), i.Hidden...))), i.ReadOnly...)
@@ -87,7 +90,7 @@ func (l *launch) contain(crowded bool) {
 func (l *launch) ambiguous() bool { return !l.init && !l.confine.Mark }
 
 // spawn brings the child into being. It is the one place that knows how.
-func (l *launch) spawn(attr *os.ProcAttr) error {
+func (l *launch) spawn(attr *syscall.ProcAttr) error {
 	path := first(l.spec.Argv)
 	if l.spec.path != "" {
 		path = l.spec.path
@@ -100,15 +103,13 @@ func (l *launch) spawn(attr *os.ProcAttr) error {
 	}
 	c := l.confine
 	if c.Umask == nil && c.Filter == nil && !c.NoNewPrivs && len(c.Tasks) == 0 && !c.Mark {
-		process, err := execRetrying(path, l.spec.Argv, attr)
-		if err == nil {
-			l.child.adopt(process)
-		}
+		pid, err := execRetrying(path, l.spec.Argv, attr)
+		l.child.pid = pid
 		return err
 	}
-	return l.onThread(attr, func() (*os.Process, error) {
+	return l.onThread(attr, func() (int, error) {
 		if err := c.apply(); err != nil {
-			return nil, l.isolationError(err)
+			return 0, l.isolationError(err)
 		}
 		return execRetrying(path, l.spec.Argv, attr)
 	})
@@ -121,15 +122,13 @@ func (l *launch) inGroup() bool {
 
 // onThread starts a child from a thread that lives as long as the child, which is killed when the thread ends: when attune
 // is gone (PR_SET_PDEATHSIG(2const)).
-func (l *launch) onThread(attr *os.ProcAttr, start func() (*os.Process, error)) error {
+func (l *launch) onThread(attr *syscall.ProcAttr, start func() (int, error)) error {
 	attr.Sys.Pdeathsig = syscall.SIGKILL
 	result := make(chan error, 1)
 	l.child.release = make(chan struct{})
 	onThread(func() {
-		process, err := start()
-		if err == nil {
-			l.child.adopt(process)
-		}
+		pid, err := start()
+		l.child.pid = pid
 		result <- err
 		if err == nil {
 			<-l.child.release
@@ -138,49 +137,61 @@ func (l *launch) onThread(attr *os.ProcAttr, start func() (*os.Process, error)) 
 	return <-result
 }
 
-// adopt takes the pid and drops the rest: attune waits by itself, it must see the leader end before it reaps it.
-func (c *child) adopt(process *os.Process) {
-	c.pid = process.Pid
-	_ = process.Release()
-}
-
-// throughStub starts attune's own binary, tells it what to do, and hears that the child runs.
-func (l *launch) throughStub(path string, attr *os.ProcAttr) error {
+// throughStub starts attune's own binary, tells it what to do, and hears that the child runs. The stub is started
+// first and told afterwards, so that both take their time at once.
+func (l *launch) throughStub(path string, attr *syscall.ProcAttr) error {
 	own, theirs, err := socketPair()
 	if err != nil {
 		return err
 	}
-	config, err := l.stubConfig(path, attr)
-	if err != nil {
-		_, _ = own.Close(), theirs.Close()
-		return err
-	}
-	flags := l.namespaces()
-	if !config.Outer {
-		attr.Sys.Cloneflags |= flags
-	}
-	config.Flags = flags
-	document, err := memFile(config)
+	document, err := memFile()
 	if err != nil {
 		_, _ = own.Close(), theirs.Close()
 		return err
 	}
 	defer func() { _, _ = theirs.Close(), document.Close() }()
-	attr.Files = append(attr.Files, theirs, document)
-	attr.Env, attr.Dir = []string{}, ""
+	born := *attr
+	born.Files = append(attr.Files, theirs.Fd(), document.Fd())
+	born.Env, born.Dir = []string{"GOMAXPROCS=1"}, ""
 	if l.inGroup() {
-		attr.Sys.UseCgroupFD, attr.Sys.CgroupFD = true, int(l.child.limiter.group.fd.Fd())
+		born.Sys.UseCgroupFD, born.Sys.CgroupFD = true, int(l.child.limiter.group.fd.Fd())
 	}
-	argv := []string{stubName, strconv.Itoa(len(attr.Files) - 2)}
-	if err := l.onThread(attr, func() (*os.Process, error) { return os.StartProcess("/proc/self/exe", argv, attr) }); err != nil {
+	argv := []string{stubName, strconv.Itoa(len(attr.Files))}
+	switch flags := l.namespaces(); {
+	case flags == 0:
+	case capable(unix.CAP_SYS_ADMIN):
+		born.Sys.Cloneflags |= flags
+	default:
+		argv = append(argv, strconv.FormatUint(uint64(flags), 10))
+	}
+	if err := l.onThread(&born, func() (int, error) { return syscall.ForkExec("/proc/self/exe", argv, &born) }); err != nil {
 		_ = own.Close()
 		return l.stubError(err)
 	}
 	_ = theirs.Close()
+	if err := l.tell(own, document, path, attr); err != nil {
+		_ = own.Close()
+		_ = unix.Kill(l.child.pid, unix.SIGKILL)
+		_, _ = unix.Wait4(l.child.pid, nil, 0, nil)
+		return err
+	}
 	return l.hear(own)
 }
 
-func (l *launch) stubConfig(path string, attr *os.ProcAttr) (stubConfig, error) {
+// tell writes the configuration and says that it is there.
+func (l *launch) tell(control, document *os.File, path string, attr *syscall.ProcAttr) error {
+	config, err := l.stubConfig(path, attr)
+	if err != nil {
+		return err
+	}
+	if err := json.NewEncoder(document).Encode(config); err != nil {
+		return err
+	}
+	_, _ = control.WriteString("\n") // a stub that is gone is noticed by what it does not answer
+	return nil
+}
+
+func (l *launch) stubConfig(path string, attr *syscall.ProcAttr) (stubConfig, error) {
 	config := stubConfig{
 		Init: l.init, Confine: l.confine, Path: raw(path), Argv: raws(l.spec.Argv), Env: raws(attr.Env), Dir: raw(l.spec.Dir), Hold: len(l.spec.Hold),
 	}
@@ -193,7 +204,7 @@ func (l *launch) stubConfig(path string, attr *os.ProcAttr) (stubConfig, error) 
 	}
 	if l.how == byNamespaces {
 		v := newView(&l.spec.Isolation, l.spec.Limits.Disk, l.spec.Isolation.Network == "none")
-		config.View, config.Outer = &v, !capable(unix.CAP_SYS_ADMIN)
+		config.View = &v
 	}
 	return config, nil
 }
@@ -260,18 +271,13 @@ func socketPair() (own, theirs *os.File, err error) {
 	return os.NewFile(uintptr(fds[0]), "control"), os.NewFile(uintptr(fds[1]), "stub"), nil
 }
 
-// memFile is a file in memory that holds value as JSON.
-func memFile(value any) (*os.File, error) {
+// memFile is a file in memory.
+func memFile() (*os.File, error) {
 	fd, err := unix.MemfdCreate("attune-stub", unix.MFD_CLOEXEC)
 	if err != nil {
 		return nil, os.NewSyscallError("memfd_create", err)
 	}
-	f := os.NewFile(uintptr(fd), "configuration")
-	if err := json.NewEncoder(f).Encode(value); err != nil {
-		_ = f.Close()
-		return nil, err
-	}
-	return f, nil
+	return os.NewFile(uintptr(fd), "configuration"), nil
 }
 
 var (

@@ -42,7 +42,11 @@ func Run(ctx context.Context, spec Spec) (Exit, error) {
 	}()
 	exit.Cause = child.supervise(ctx, &spec, ended)
 	child.streams.drain(ctx)
-	exit.Leftovers = child.dismiss() + child.killRest()
+	if left, ok := child.dismiss(); ok {
+		exit.Leftovers = left
+	} else {
+		exit.Leftovers = child.killRest()
+	}
 	child.reap(&exit)
 	exit.Limits = child.limiter.report(&exit)
 	exit.OOMKilled = slices.ContainsFunc(exit.Limits, func(u LimitUse) bool { return u.Name == "memory" && u.Hit })
@@ -204,23 +208,23 @@ func (c *child) awaitAnswer() {
 	}
 }
 
-// dismiss has a stub end what its child left, and says how many that were.
-func (c *child) dismiss() int {
+// dismiss has a stub end what its child left, and says how many that were. It is false where no stub answers for that.
+func (c *child) dismiss() (left int, ok bool) {
 	if c.control == nil {
-		return 0
+		return 0, false
 	}
 	defer func() { _ = c.control.Close() }()
 	if c.exited == nil {
-		return 0
+		return 0, false
 	}
 	c.command(stubCommand{Stop: true})
 	_ = c.control.SetReadDeadline(time.Now().Add(restMax))
 	var a stubAnswer
 	if err := c.answers.Decode(&a); err != nil || a.Left == nil {
 		_ = unix.Kill(c.pid, unix.SIGKILL)
-		return 0
+		return 0, false
 	}
-	return *a.Left
+	return *a.Left, true
 }
 
 // letGo lets go of what the child needed as long as it lived.

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"io/fs"
 	"os"
+	stdruntime "runtime"
 	"strings"
 	"sync"
 	"syscall"
@@ -51,10 +52,6 @@ func start(spec *Spec) (*child, error) {
 		if errors.As(err, &isolation) {
 			return nil, err
 		}
-		var path *fs.PathError
-		if errors.As(err, &path) && path.Op == "fork/exec" {
-			err = path.Err
-		}
 		return nil, &StartError{Path: first(spec.Argv), Dir: spec.Dir, Err: err}
 	}
 	if err := check(spec); err != nil {
@@ -70,7 +67,9 @@ func start(spec *Spec) (*child, error) {
 		c.streams.closeOwnEnds()
 		return fail(err)
 	}
-	attr := &os.ProcAttr{Dir: spec.Dir, Env: dedupe(spec.Env), Files: append(files, spec.Hold...), Sys: &syscall.SysProcAttr{}}
+	files = append(files, spec.Hold...)
+	defer stdruntime.KeepAlive(files)
+	attr := &syscall.ProcAttr{Dir: spec.Dir, Env: dedupe(spec.Env), Files: descriptors(files), Sys: &syscall.SysProcAttr{}}
 	if spec.Foreground {
 		attr.Sys.Setpgid = true
 		if c.tty = controllingTerminal(); c.tty != nil {
@@ -94,6 +93,14 @@ func start(spec *Spec) (*child, error) {
 		restoreCoreLimit(c.pid)
 	}
 	return c, nil
+}
+
+func descriptors(files []*os.File) []uintptr {
+	fds := make([]uintptr, len(files))
+	for i, f := range files {
+		fds[i] = f.Fd()
+	}
+	return fds
 }
 
 // check refuses what the kernel would cut short or misread.
@@ -124,13 +131,14 @@ func check(spec *Spec) error {
 }
 
 // execRetrying starts the program at path; one that was just written may still be open for writing in
-// a child another thread is forking (ETXTBSY), which passes.
-func execRetrying(path string, argv []string, attr *os.ProcAttr) (*os.Process, error) {
+// a child another thread is forking (ETXTBSY), which passes. There is no os.Process: attune waits by pid, and
+// making one first tries out pidfds with a child of its own.
+func execRetrying(path string, argv []string, attr *syscall.ProcAttr) (int, error) {
 	pause := time.Millisecond
 	for attempt := 0; ; attempt++ {
-		process, err := os.StartProcess(path, argv, attr)
+		pid, err := syscall.ForkExec(path, argv, attr)
 		if attempt == 6 || !errors.Is(err, unix.ETXTBSY) {
-			return process, err
+			return pid, err
 		}
 		time.Sleep(pause)
 		pause *= 2

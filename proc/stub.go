@@ -38,8 +38,6 @@ func init() {
 // stubConfig is what a stub is told.
 type stubConfig struct {
 	Init    bool // stay as the child's parent; else become the child
-	Outer   bool // without root: first start another stub in a user namespace, which is told the same
-	Flags   uintptr
 	View    *view
 	Confine confinement
 	Path    raw
@@ -103,22 +101,26 @@ type stub struct {
 	answers *json.Encoder
 }
 
+// stubMain has the number of the control socket as its argument; behind it lies the configuration. Without root a further
+// argument has the namespaces that it is to start another stub in, which takes its place.
 func stubMain() int {
-	if len(os.Args) != 2 {
+	if len(os.Args) < 2 {
 		return 125
 	}
 	n, err := strconv.Atoi(os.Args[1])
 	if err != nil {
 		return 125
 	}
-	s := &stub{control: os.NewFile(uintptr(n), "control")}
-	if s.control == nil {
-		return 125
-	}
-	s.answers = json.NewEncoder(s.control)
 	unix.CloseOnExec(n)
 	unix.CloseOnExec(n + 1)
-	if err := s.run(n + 1); err != nil {
+	s := &stub{control: os.NewFile(uintptr(n), "control")}
+	s.answers = json.NewEncoder(s.control)
+	if len(os.Args) == 3 && os.Getpid() != 1 {
+		err = s.outer(n, os.Args)
+	} else {
+		err = s.run(n + 1)
+	}
+	if err != nil {
 		s.fail(err)
 		return 125
 	}
@@ -139,14 +141,14 @@ func (s *stub) fail(err error) {
 }
 
 func (s *stub) run(config int) error {
-	// Read by position: an outer and an inner stub share the descriptor.
+	if _, err := s.control.Read(make([]byte, 1)); err != nil { // attune has written it
+		return fmt.Errorf("wait for the stub's configuration: %w", err)
+	}
+	// Attune has left the descriptor's position at the end.
 	if err := json.NewDecoder(io.NewSectionReader(os.NewFile(uintptr(config), "configuration"), 0, 1<<40)).Decode(&s.stubConfig); err != nil {
 		return fmt.Errorf("read the stub's configuration: %w", err)
 	}
-	switch {
-	case s.Outer && os.Getpid() != 1:
-		return s.outer(config)
-	case s.Init:
+	if s.Init {
 		return s.init()
 	}
 	if err := s.Confine.apply(); err != nil {
@@ -166,26 +168,31 @@ func (s *stub) run(config int) error {
 
 // outer makes the namespaces for a user who is not root. Attune cannot: not being dumpable, it may not map its
 // child's users, and a stub is dumpable.
-func (s *stub) outer(config int) error {
-	files := []*os.File{os.Stdin, os.Stdout, os.Stderr}
-	for fd := 3; fd < 3+s.Hold; fd++ {
-		files = append(files, os.NewFile(uintptr(fd), "hold"))
+func (s *stub) outer(control int, args []string) error {
+	flags, err := strconv.ParseUint(args[2], 10, 32)
+	if err != nil {
+		return err
 	}
-	files = append(files, s.control, os.NewFile(uintptr(config), "configuration"))
-	uid, gid := os.Getuid(), os.Getgid()
-	process, err := os.StartProcess("/proc/self/exe", os.Args, &os.ProcAttr{Files: files, Env: []string{}, Sys: &syscall.SysProcAttr{
-		Cloneflags: unix.CLONE_NEWUSER | s.Flags, Pdeathsig: syscall.SIGKILL,
-		UidMappings: []syscall.SysProcIDMap{{ContainerID: uid, HostID: uid, Size: 1}},
-		GidMappings: []syscall.SysProcIDMap{{ContainerID: gid, HostID: gid, Size: 1}},
-	}})
+	attr := &syscall.ProcAttr{Env: []string{}, Sys: &syscall.SysProcAttr{
+		Cloneflags: unix.CLONE_NEWUSER | uintptr(flags), Pdeathsig: syscall.SIGKILL,
+		UidMappings: []syscall.SysProcIDMap{{ContainerID: os.Getuid(), HostID: os.Getuid(), Size: 1}},
+		GidMappings: []syscall.SysProcIDMap{{ContainerID: os.Getgid(), HostID: os.Getgid(), Size: 1}},
+	}}
+	for fd := range control + 2 {
+		attr.Files = append(attr.Files, uintptr(fd))
+	}
+	pid, err := syscall.ForkExec("/proc/self/exe", args, attr)
 	if err != nil {
 		return &confineError{KillAll, err}
 	}
-	for _, f := range files { // a pipe must end when the child has closed it
-		_ = f.Close()
+	for fd := range control + 2 { // a pipe must end when the child has closed it
+		_ = unix.Close(fd)
 	}
-	_, _ = process.Wait()
-	return nil
+	for {
+		if _, err := unix.Wait4(pid, nil, 0, nil); !errors.Is(err, unix.EINTR) {
+			return nil
+		}
+	}
 }
 
 // init is the parent of the child and of every orphan below it. In a pid namespace nothing outlives it.
@@ -215,28 +222,28 @@ func (s *stub) init() error {
 	return s.answers.Encode(stubAnswer{Left: &killed})
 }
 
-func (s *stub) startChild() (int, error) {
-	attr := &os.ProcAttr{Dir: string(s.Dir), Env: texts(s.Env), Files: []*os.File{os.Stdin, os.Stdout, os.Stderr}, Sys: &syscall.SysProcAttr{Setsid: true}}
-	for fd := 3; fd < 3+s.Hold; fd++ {
-		attr.Files = append(attr.Files, os.NewFile(uintptr(fd), "hold"))
+func (s *stub) startChild() (pid int, err error) {
+	attr := &syscall.ProcAttr{Dir: string(s.Dir), Env: texts(s.Env), Sys: &syscall.SysProcAttr{Setsid: true}}
+	for fd := range 3 + s.Hold {
+		attr.Files = append(attr.Files, uintptr(fd))
 	}
-	var process *os.Process
-	var err error
-	done := make(chan struct{})
-	onThread(func() {
-		defer close(done)
+	start := func() {
 		if err = s.Confine.apply(); err == nil {
-			process, err = execRetrying(string(s.Path), texts(s.Argv), attr)
+			pid, err = execRetrying(string(s.Path), texts(s.Argv), attr)
 		}
-	})
-	<-done
+	}
+	if len(s.Confine.Tasks) > 0 { // the main thread would take the stub itself into the control group
+		done := make(chan struct{})
+		onThread(func() { defer close(done); start() })
+		<-done
+	} else {
+		start()
+	}
 	if err != nil {
 		return 0, err
 	}
-	pid := process.Pid
-	_ = process.Release()
-	for _, f := range attr.Files { // a pipe must end when the child has closed it
-		_ = f.Close()
+	for fd := range 3 + s.Hold { // a pipe must end when the child has closed it
+		_ = unix.Close(fd)
 	}
 	return pid, nil
 }

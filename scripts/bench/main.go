@@ -44,7 +44,7 @@ func run() error {
 	defer func() { _ = os.RemoveAll(work) }()
 	b := &bench{attune: attune, work: work, env: append(os.Environ(), "ATTUNE_CACHE="+filepath.Join(work, "cache"))}
 	fmt.Printf("%-44s %10s %10s %10s   %s\n", "WHAT", "BASELINE", "ATTUNE", "FIGURE", "WANTED")
-	for _, measure := range []func() error{b.noop, b.startUp, b.python, b.detect, b.firstPython, b.firstPythonUV, b.memory, b.hit} {
+	for _, measure := range []func() error{b.processes, b.noop, b.startUp, b.python, b.detect, b.firstPython, b.firstPythonUV, b.memory, b.hit} {
 		if err := measure(); err != nil {
 			return err
 		}

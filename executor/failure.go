@@ -31,6 +31,7 @@ const (
 	kindExit        = "exit"
 	kindSignal      = "signal"
 	kindTimeout     = "timeout"
+	kindLimit       = "limit"
 )
 
 // failure is an error that knows how it is reported.
@@ -93,6 +94,10 @@ func environmentFailure(err error) error {
 }
 
 func spawnFailure(err error) error {
+	var isolation *proc.IsolationError
+	if errors.As(err, &isolation) {
+		return isolationFailure(isolation)
+	}
 	f := &failure{kind: kindSpawn, err: err}
 	var start *proc.StartError
 	if errors.As(err, &start) && errors.Is(err, fs.ErrPermission) {

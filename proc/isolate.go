@@ -37,6 +37,9 @@ const (
 	Net            = "net"             // no network, where none was asked for
 )
 
+// Guarantees are all there are, in the order of a table.
+func Guarantees() []string { return guaranteesOf(Strict, "none") }
+
 // guaranteesOf a level, in the order of a table.
 func guaranteesOf(level Level, network string) []string {
 	var all []string
@@ -57,6 +60,7 @@ type Isolation struct {
 	Level      Level
 	Network    string // "none", or "host"; empty means host
 	BestEffort bool   // what cannot be had is left out, and named in Applied.Missing, instead of refusing
+	Minimum    Level  // not left out even then; empty means None
 
 	// At Strict these absolute paths say what a child may see and change. What does not exist is left out.
 	ReadOnly []string // visible even below something hidden
@@ -139,10 +143,14 @@ func (i *Isolation) resolve() (mechanism, Applied, error) {
 	if len(reasons) > 0 && !i.BestEffort {
 		return "", applied, &IsolationError{Level: i.Level, Missing: reasons}
 	}
+	applied.Level = None
 	for _, level := range Levels {
 		if i.Level.Least(level) && !slices.ContainsFunc(guaranteesOf(level, ""), func(g string) bool { return applied.Guarantees[g] == "" }) {
 			applied.Level = level
 		}
+	}
+	if !applied.Level.Least(i.Minimum) {
+		return "", applied, &IsolationError{Level: i.Minimum, Missing: reasons}
 	}
 	return how, applied, nil
 }

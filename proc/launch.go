@@ -73,7 +73,7 @@ func (l *launch) restrict(applied Applied) {
 	c.Lock.Signals = had(ParentSignal) && l.how != byNamespaces && lockSignals()
 	if l.how == byLandlock && had(FSWrite) {
 		c.Lock.Files = true
-		c.Lock.Read = append(allBut(existing(append(slices.Clone(credentials), i.Hidden...))), i.ReadOnly...)
+		c.Lock.Read = append(allBut(existing(i.hidden())), i.ReadOnly...)
 		c.Lock.Write = append(slices.Clone(i.Writable), "/dev/null", "/dev/zero", "/dev/full", "/dev/tty", "/dev/ptmx", "/dev/pts")
 	}
 }
@@ -125,16 +125,20 @@ func (l *launch) inGroup() bool {
 func (l *launch) onThread(attr *syscall.ProcAttr, start func() (int, error)) error {
 	attr.Sys.Pdeathsig = syscall.SIGKILL
 	result := make(chan error, 1)
-	l.child.release = make(chan struct{})
+	release := make(chan struct{})
 	onThread(func() {
 		pid, err := start()
 		l.child.pid = pid
 		result <- err
 		if err == nil {
-			<-l.child.release
+			<-release
 		}
 	})
-	return <-result
+	err := <-result
+	if err == nil {
+		l.child.release = release
+	}
+	return err
 }
 
 // throughStub starts attune's own binary, tells it what to do, and hears that the child runs. The stub is started

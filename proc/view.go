@@ -27,7 +27,7 @@ var scratch = []string{"/tmp", "/var/tmp", "/dev/shm"}
 
 // credentials are files and sockets that give rights to whoever may read or reach them, beside everybody's home.
 var credentials = []string{
-	"/root", "/home", "/etc/shadow", "/etc/shadow-", "/etc/gshadow", "/etc/gshadow-", "/etc/sudoers", "/etc/sudoers.d", "/etc/ssh/ssh_host_*_key", "/etc/ssl/private",
+	"/root", "/home", "/etc/shadow", "/etc/shadow-", "/etc/gshadow", "/etc/gshadow-", "/etc/sudoers", "/etc/sudoers.d", "/etc/ssl/private",
 	"/etc/docker", "/etc/kubernetes", "/var/lib/kubelet", "/var/run/secrets", "/run/secrets", "/run/credentials", "/run/docker.sock", "/run/containerd", "/run/podman",
 	"/run/crio", "/run/user", "/run/systemd/private", "/run/dbus", "/var/spool/cron", "/var/lib/docker", "/var/lib/containerd", "/proc/kcore", "/dev/mem", "/dev/kmsg",
 }
@@ -35,20 +35,21 @@ var credentials = []string{
 // newView takes the paths as the kernel sees them, and drops those that are not there.
 func newView(i *Isolation, size int64, loopback bool) view {
 	return view{
-		ReadOnly: existing(i.ReadOnly), Writable: existing(i.Writable), Hidden: existing(append(slices.Clone(credentials), i.Hidden...)),
+		ReadOnly: existing(i.ReadOnly), Writable: existing(i.Writable), Hidden: existing(i.hidden()),
 		Scratch: existing(scratch), Size: size, Loopback: loopback,
 	}
 }
 
-// existing are paths without links, each once, what lies above first. A * stands for what is there.
+// hidden are everybody's credentials and what was named.
+func (i *Isolation) hidden() []string {
+	keys, _ := filepath.Glob("/etc/ssh/ssh_host_*_key")
+	return slices.Concat(credentials, keys, i.Hidden)
+}
+
+// existing are paths without links, each once, what lies above first.
 func existing(paths []string) []string {
 	var real []string
 	for _, path := range paths {
-		if strings.Contains(path, "*") {
-			matches, _ := filepath.Glob(path)
-			real = append(real, existing(matches)...)
-			continue
-		}
 		if path, err := filepath.EvalSymlinks(path); err == nil && filepath.IsAbs(path) && path != "/" {
 			real = append(real, path)
 		}

@@ -16,6 +16,7 @@ import (
 
 	"github.com/attune-run/attune/executor"
 	"github.com/attune-run/attune/pack"
+	"github.com/attune-run/attune/proc"
 )
 
 // configFile is attune.yaml. Every key has a variable of its own, ATTUNE_ and the key in capitals, except
@@ -28,6 +29,8 @@ type configFile struct {
 	Proxies        *bool                     `yaml:"proxies"`         // proxy and CA variables reach sealed actions
 	MaxTimeout     string                    `yaml:"max_timeout"`     // upper bound of any timeout
 	InstallScripts *bool                     `yaml:"install_scripts"` // packages may run install scripts
+	MinIsolation   string                    `yaml:"min_isolation"`   // none, basic or strict: no request gets less
+	MaxLimits      map[string]any            `yaml:"max_limits"`      // limit → value: no request gets more
 	PackConfig     map[string]map[string]any `yaml:"pack_config"`     // pack → values over its own defaults
 }
 
@@ -42,6 +45,8 @@ type config struct {
 	proxies    bool
 	maxTimeout time.Duration
 	scripts    bool
+	isolation  proc.Level  // the least
+	limits     proc.Limits // the most
 	packConfig map[string]map[string]any
 	settings   []setting // for `attune-run config`
 }
@@ -82,6 +87,9 @@ func loadConfig(flags globals, environ []string) (config, error) {
 		if c.maxTimeout, err = time.ParseDuration(text); err != nil {
 			return c, fmt.Errorf("max_timeout %q: write it like \"30s\" or \"5m\"", text)
 		}
+	}
+	if err := c.resolveIsolation(file); err != nil {
+		return c, err
 	}
 	c.packConfig = file.PackConfig
 	for ref := range file.PackConfig {
@@ -242,6 +250,6 @@ func (c config) executor() executor.Config {
 	return executor.Config{
 		Mode: executor.Agent(nil), Packs: c.packs, CacheDir: c.cache, Runtimes: c.runtimes,
 		AllowEnv: c.allowEnv, PassProxies: c.proxies, MaxTimeout: c.maxTimeout,
-		PackConfig: c.packConfig, InstallScripts: c.scripts,
+		PackConfig: c.packConfig, InstallScripts: c.scripts, MinIsolation: c.isolation, MaxLimits: c.limits,
 	}
 }

@@ -42,6 +42,9 @@ type target struct {
 	Isolation     string `placeholder:"LEVEL" help:"none, basic or strict."`
 	IsolationMode string `enum:",best-effort" default:"" placeholder:"MODE" help:"best-effort runs with what can be had."`
 
+	IsolationNetwork string   `enum:",host,none" default:"" placeholder:"N" help:"host (default) or none: the action's own network."`
+	Limit            []string `placeholder:"L=V" sep:"none" help:"Bound the action: memory=512M, pids=100, cpu=1.5, cpu_time=60, file_size, open_files, disk."`
+
 	Locked      bool   `help:"Refuse dependencies without a lock file or hashes."`
 	Network     string `enum:",online,prefer-offline,offline" default:"" placeholder:"N" help:"online, prefer-offline or offline: whether builds may reach the network."`
 	Offline     bool   `help:"The same as --network offline."`
@@ -105,7 +108,7 @@ func (c *runCmd) Run(a *app) error {
 func (t *target) request(a *app) (executor.Request, error) {
 	req := executor.Request{
 		Args: t.Args, SecretEnv: t.SecretEnv, Timeout: t.Timeout, RuntimeVersion: t.RuntimeVersion,
-		Isolation: t.Isolation, IsolationMode: t.IsolationMode,
+		Isolation: t.Isolation, IsolationMode: t.IsolationMode, IsolationNetwork: t.IsolationNetwork,
 		Local: &executor.Local{
 			Profile: executor.Profile(t.Profile), Cwd: t.Cwd, InheritEnv: t.InheritEnv, Stdin: a.std.in,
 			OutputFormat: t.OutputFormat, Locked: t.Locked, Network: t.network(), RetryFailed: t.RetryFailed,
@@ -121,6 +124,9 @@ func (t *target) request(a *app) (executor.Request, error) {
 		return req, err
 	}
 	if req.Env, err = pairs("--env", t.Env); err != nil {
+		return req, err
+	}
+	if req.Limits, err = limitFlags(t.Limit); err != nil {
 		return req, err
 	}
 	for _, text := range t.Param {

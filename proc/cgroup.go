@@ -87,7 +87,7 @@ func (g *group) makeEach(bases map[string]string, name string, l Limits) {
 		g.write("memory", "memory.memsw.limit_in_bytes", l.Memory)
 		return ok
 	})
-	use("pids", "pids", l.Pids > 0, func() bool { return g.write("pids", "pids.max", l.Pids) })
+	use("pids", "pids", l.Pids > 0, func() bool { return g.write("pids", "pids.max", l.Pids+1) }) // and the thread that brings the child
 	use("cpu", "cpu", l.CPU > 0, func() bool {
 		return g.write("cpu", "cpu.cfs_period_us", cpuPeriod) && g.write("cpu", "cpu.cfs_quota_us", max(int(l.CPU*cpuPeriod), 1000))
 	})
@@ -120,7 +120,7 @@ func (g *group) write(controller, file string, value any) bool {
 	return os.WriteFile(filepath.Join(g.dirs[controller], file), []byte(fmt.Sprint(value)), 0) == nil
 }
 
-// tasks are the files a thread joins a version 1 group by.
+// tasks are the files a thread joins a version 1 group by. The same file one directory higher leads back.
 func (g *group) tasks() []string {
 	var files []string
 	if g == nil || g.fd != nil {
@@ -130,6 +130,13 @@ func (g *group) tasks() []string {
 		files = append(files, filepath.Join(dir, "tasks"))
 	}
 	return files
+}
+
+// settle is called once the child is in the group, and the thread that took it there has left.
+func (g *group) settle(l Limits) {
+	if g != nil && g.enforces["pids"] && g.fd == nil {
+		g.write("pids", "pids.max", l.Pids)
+	}
 }
 
 func (g *group) read(controller, file string) string {
@@ -195,7 +202,7 @@ func (g *group) pids() []int {
 	var pids []int
 	for controller := range g.dirs {
 		for _, field := range strings.Fields(g.read(controller, "cgroup.procs")) {
-			if pid, err := strconv.Atoi(field); err == nil {
+			if pid, err := strconv.Atoi(field); err == nil && pid != os.Getpid() { // a thread of attune may be there
 				pids = append(pids, pid)
 			}
 		}

@@ -21,8 +21,6 @@ type confinement struct {
 	NoCaps     bool        `json:",omitempty"`
 	Lock       landlock    `json:",omitzero"`
 	Filter     *filterSpec `json:",omitempty"`
-
-	tasks []*os.File // Tasks, once they are open
 }
 
 // rlimit is one limit of setrlimit(2), soft and hard.
@@ -51,15 +49,8 @@ func (c *confinement) apply() error {
 		}
 		unix.Umask(*c.Umask)
 	}
-	if err := c.openTasks(); err != nil {
+	if err := c.join(); err != nil {
 		return err
-	}
-	for _, f := range c.tasks {
-		_, err := f.WriteString("0")
-		_ = f.Close()
-		if err != nil {
-			return fmt.Errorf("join the cgroup: %w", err)
-		}
 	}
 	if c.Mark {
 		if err := unix.Unshare(unix.CLONE_NEWUTS); err != nil {
@@ -77,15 +68,14 @@ func (c *confinement) apply() error {
 	return nil
 }
 
-// openTasks may be called before the file system becomes read-only.
-func (c *confinement) openTasks() error {
-	for _, path := range c.Tasks[len(c.tasks):] {
-		f, err := os.OpenFile(path, os.O_WRONLY, 0)
-		if err != nil {
-			return fmt.Errorf("join the cgroup: %w", err)
+// join moves the calling thread into its control groups, once.
+func (c *confinement) join() error {
+	for _, path := range c.Tasks {
+		if err := os.WriteFile(path, []byte("0"), 0); err != nil {
+			return fmt.Errorf("join the control group: %w", err)
 		}
-		c.tasks = append(c.tasks, f)
 	}
+	c.Tasks = nil
 	return nil
 }
 

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"path/filepath"
 	"slices"
 	"strconv"
 	"sync"
@@ -107,12 +108,39 @@ func (l *launch) spawn(attr *syscall.ProcAttr) error {
 		l.child.pid = pid
 		return err
 	}
-	return l.onThread(attr, func() (int, error) {
+	err := l.onThread(attr, func() (int, error) {
+		leave, err := ways(c.Tasks)
+		if err != nil {
+			return 0, err
+		}
+		defer leave()
 		if err := c.apply(); err != nil {
 			return 0, l.isolationError(err)
 		}
 		return execRetrying(path, l.spec.Argv, attr)
 	})
+	if l.child.limiter != nil {
+		l.child.limiter.group.settle(l.spec.Limits)
+	}
+	return err
+}
+
+// ways opens the way back out of control groups, as long as the thread may open it.
+func ways(tasks []string) (leave func(), err error) {
+	var back []*os.File
+	for _, file := range tasks {
+		f, err := os.OpenFile(filepath.Join(filepath.Dir(filepath.Dir(file)), "tasks"), os.O_WRONLY, 0)
+		if err != nil {
+			return nil, err
+		}
+		back = append(back, f)
+	}
+	return func() {
+		for _, f := range back {
+			_, _ = f.WriteString("0")
+			_ = f.Close()
+		}
+	}, nil
 }
 
 func (l *launch) inGroup() bool {
@@ -173,6 +201,9 @@ func (l *launch) throughStub(path string, attr *syscall.ProcAttr) error {
 		return l.stubError(err)
 	}
 	_ = theirs.Close()
+	if l.child.limiter != nil {
+		defer l.child.limiter.group.settle(l.spec.Limits)
+	}
 	if err := l.tell(own, document, path, attr); err != nil {
 		_ = own.Close()
 		_ = unix.Kill(l.child.pid, unix.SIGKILL)

@@ -201,14 +201,6 @@ func (s *stub) init() error {
 	_ = unix.Prctl(unix.PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
 	ignored := make(chan os.Signal, 1) // caught, not ignored: the child must find the default
 	signal.Notify(ignored, syscall.SIGTERM, syscall.SIGINT, syscall.SIGHUP, syscall.SIGQUIT, syscall.SIGUSR1, syscall.SIGUSR2)
-	if err := s.Confine.openTasks(); err != nil {
-		return err
-	}
-	if s.View != nil {
-		if err := s.View.apply(); err != nil {
-			return &confineError{FSWrite, err}
-		}
-	}
 	pid, err := s.startChild()
 	if err != nil {
 		return err
@@ -228,7 +220,7 @@ func (s *stub) startChild() (pid int, err error) {
 		attr.Files = append(attr.Files, uintptr(fd))
 	}
 	start := func() {
-		if err = s.Confine.apply(); err == nil {
+		if err = s.prepare(); err == nil {
 			pid, err = execRetrying(string(s.Path), texts(s.Argv), attr)
 		}
 	}
@@ -246,6 +238,20 @@ func (s *stub) startChild() (pid int, err error) {
 		_ = unix.Close(fd)
 	}
 	return pid, nil
+}
+
+// prepare makes the calling thread one whose children are confined. It joins the control groups while they can still be
+// written.
+func (s *stub) prepare() error {
+	if err := s.Confine.join(); err != nil {
+		return err
+	}
+	if s.View != nil {
+		if err := s.View.apply(); err != nil {
+			return &confineError{FSWrite, err}
+		}
+	}
+	return s.Confine.apply()
 }
 
 // obey passes signals on until it is told to stop, or attune is gone.

@@ -13,6 +13,7 @@ import (
 // confinement is what a thread does to itself before it becomes, or forks, the child. Nothing of it reaches another thread
 // of attune: all are system calls that bind the caller alone. It is read by a stub as JSON.
 type confinement struct {
+	Self       bool        `json:",omitempty"` // the caller becomes the child, else it forks it
 	Umask      *int        `json:",omitempty"`
 	Mark       bool        `json:",omitempty"` // a UTS namespace of its own: the inode tells whose descendant a process is
 	Tasks      []string    `json:",omitempty"` // cgroup v1: the files a thread joins by
@@ -98,7 +99,9 @@ func (c *confinement) restrict() error {
 	}
 	if c.Filter != nil {
 		own := *c.Filter
-		own.Protect = append(slices.Clone(own.Protect), unix.Gettid())
+		if !c.Self {
+			own.Protect = append(slices.Clone(own.Protect), unix.Gettid())
+		}
 		if err := own.assemble().install(); err != nil {
 			return &confineError{Syscalls, err}
 		}

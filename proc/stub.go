@@ -151,6 +151,7 @@ func (s *stub) run(config int) error {
 	if s.Init {
 		return s.init()
 	}
+	s.Confine.Self = true
 	if err := s.Confine.apply(); err != nil {
 		return err
 	}
@@ -177,6 +178,7 @@ func (s *stub) outer(control int, args []string) error {
 		Cloneflags: unix.CLONE_NEWUSER | uintptr(flags), Pdeathsig: syscall.SIGKILL,
 		UidMappings: []syscall.SysProcIDMap{{ContainerID: os.Getuid(), HostID: os.Getuid(), Size: 1}},
 		GidMappings: []syscall.SysProcIDMap{{ContainerID: os.Getgid(), HostID: os.Getgid(), Size: 1}},
+		AmbientCaps: []uintptr{unix.CAP_SYS_ADMIN, unix.CAP_SETPCAP, unix.CAP_NET_ADMIN}, // else the exec takes them away: the user stays who it is
 	}}
 	for fd := range control + 2 {
 		attr.Files = append(attr.Files, uintptr(fd))

@@ -12,7 +12,8 @@ import (
 // TestMain lets the scripts start this very binary as attune-run.
 func TestMain(m *testing.M) {
 	testscript.Main(m, map[string]func(){
-		"attune-run": func() { os.Exit(run(context.Background(), os.Args, stdio{os.Stdin, os.Stdout, os.Stderr})) },
+		"attune-jail": jail,
+		"attune-run":  func() { os.Exit(run(context.Background(), os.Args, stdio{os.Stdin, os.Stdout, os.Stderr})) },
 	})
 }
 

@@ -2,6 +2,7 @@ package main
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -59,6 +60,8 @@ type runCmd struct {
 	LogDir     string `placeholder:"DIR" type:"path" help:"Keep stdout, stderr and the result here."`
 	Artifacts  string `placeholder:"DIR" type:"path" help:"Copy the files of ATTUNE_ARTIFACTS_DIR here."`
 	Quiet      bool   `short:"q" help:"No progress and no warnings."`
+
+	Grace executor.Duration `placeholder:"D" help:"From SIGTERM to SIGKILL: 10s, in GitHub Actions 5s."`
 }
 
 // Help shows examples under `run --help`.
@@ -89,7 +92,7 @@ func (c *runCmd) Run(a *app) error {
 	ctx, force := signals(a.ctx)
 
 	progress := newProgress(a.std.err, a.name, c.Quiet)
-	req.Local.Force, req.Local.Grace = force, cfg.grace()
+	req.Local.Force, req.Local.Grace = force, cmp.Or(time.Duration(c.Grace), cfg.grace())
 	req.Local.Direct = c.Output == "stream" && c.ResultFile == "" && c.LogDir == ""
 	req.Local.Artifacts = c.Artifacts
 	observer := outputs.observer(progress)

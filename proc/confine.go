@@ -22,6 +22,8 @@ type confinement struct {
 	NoCaps     bool        `json:",omitempty"`
 	Lock       landlock    `json:",omitzero"`
 	Filter     *filterSpec `json:",omitempty"`
+
+	Warden func(listener int) `json:"-"` // takes over what a filter that asks is decided by
 }
 
 // rlimit is one limit of setrlimit(2), soft and hard.
@@ -102,8 +104,12 @@ func (c *confinement) restrict() error {
 		if !c.Self {
 			own.Protect = append(slices.Clone(own.Protect), unix.Gettid())
 		}
-		if err := own.assemble().install(); err != nil {
+		listener, err := own.assemble().install(own.Ask)
+		if err != nil {
 			return &confineError{Syscalls, err}
+		}
+		if listener >= 0 {
+			c.Warden(listener)
 		}
 	}
 	return nil

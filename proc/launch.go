@@ -1,6 +1,7 @@
 package proc
 
 import (
+	"bytes"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -65,8 +66,9 @@ func (l *launch) restrict(applied Applied) {
 	c.NoNewPrivs, c.NoCaps = had(NoNewPrivs), had(NoCapabilities)
 	if had(Syscalls) {
 		spec := protectSelf(!lockSignals())
+		spec.Ask = spec.Signals && canAsk()
 		if l.how == byNamespaces { // attune has no process id there, and the stub is process 1
-			spec.Protect, spec.Signals = []int{1}, false
+			spec.Protect, spec.Signals, spec.Ask = []int{1}, false, false
 		}
 		spec.NoNetwork = i.Network == "none" && l.how != byNamespaces
 		c.Filter = &spec
@@ -108,6 +110,7 @@ func (l *launch) spawn(attr *syscall.ProcAttr) error {
 		l.child.pid = pid
 		return err
 	}
+	c.Warden = func(listener int) { go guard(listener, os.Getpid()) }
 	err := l.onThread(attr, func() (int, error) {
 		leave, err := ways(c.Tasks)
 		if err != nil {
@@ -257,7 +260,8 @@ func (l *launch) namespaces() uintptr {
 
 // hear waits for the stub's word that the child runs.
 func (l *launch) hear(control *os.File) error {
-	answers := json.NewDecoder(control)
+	first := l.receiveListener(control)
+	answers := json.NewDecoder(io.MultiReader(bytes.NewReader(first), control))
 	var a stubAnswer
 	err := answers.Decode(&a)
 	switch {
@@ -279,6 +283,36 @@ func (l *launch) hear(control *os.File) error {
 		return errors.New(a.Error)
 	}
 	return l.stubError(fmt.Errorf("the stub ended without a word (%v)", err))
+}
+
+// receiveListener takes what a filter that asks is decided by from a stub that becomes the child. It returns what else was
+// in the same message.
+func (l *launch) receiveListener(control *os.File) (rest []byte) {
+	if l.init || l.confine.Filter == nil || !l.confine.Filter.Ask {
+		return nil
+	}
+	conn, err := control.SyscallConn()
+	if err != nil {
+		return nil
+	}
+	buffer, rights := make([]byte, 64<<10), make([]byte, unix.CmsgSpace(4))
+	_ = conn.Read(func(fd uintptr) bool {
+		n, m, _, _, err := unix.Recvmsg(int(fd), buffer, rights, unix.MSG_CMSG_CLOEXEC)
+		if errors.Is(err, unix.EAGAIN) || errors.Is(err, unix.EINTR) {
+			return false
+		}
+		if err == nil && m > 0 {
+			if messages, err := unix.ParseSocketControlMessage(rights[:m]); err == nil && len(messages) == 1 {
+				if fds, err := unix.ParseUnixRights(&messages[0]); err == nil && len(fds) == 1 {
+					go guard(fds[0], os.Getpid())
+					return true
+				}
+			}
+		}
+		rest = buffer[:max(n, 0)]
+		return true
+	})
+	return rest
 }
 
 // isolationError names the guarantee that a restriction of the child failed to give.

@@ -9,6 +9,7 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"sync"
 	"time"
@@ -81,8 +82,11 @@ func mechanisms(how mechanism) map[string]string {
 	names := map[string]string{
 		NoNewPrivs: "prctl", NoCapabilities: "capset", ParentMemory: "not dumpable", ParentSignal: "seccomp", Syscalls: "seccomp", Net: "seccomp",
 	}
-	if lockSignals() {
+	switch {
+	case lockSignals():
 		names[ParentSignal] = "landlock"
+	case canAsk():
+		names[ParentSignal] = "seccomp with a warden"
 	}
 	switch how {
 	case byNamespaces:
@@ -261,7 +265,14 @@ func (s song) signal() string {
 	if s.elsewhere() {
 		return ""
 	}
-	for _, id := range s.Attune {
+	threads := s.Attune // and those that were born since
+	entries, _ := os.ReadDir(fmt.Sprintf("/proc/%d/task", s.Attune[0]))
+	for _, e := range entries {
+		if id, err := strconv.Atoi(e.Name()); err == nil {
+			threads = append(threads, id)
+		}
+	}
+	for _, id := range threads {
 		if unix.Kill(id, 0) == nil {
 			return "attune could be signalled"
 		}

@@ -5,10 +5,12 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"os/signal"
 	"slices"
 	"strconv"
 	"strings"
 	"sync"
+	"syscall"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -227,6 +229,22 @@ func reapSoon(pid int, patience time.Duration) {
 			return
 		}
 		time.Sleep(100 * time.Microsecond)
+	}
+}
+
+// reapStrays is for process 1 of a container: orphans of processes that attune never started come to it, and are to be
+// reaped when they have ended. Leaders are left to their Runs. It never returns.
+func reapStrays() {
+	ended := make(chan os.Signal, 1)
+	signal.Notify(ended, syscall.SIGCHLD)
+	for range ended {
+		pids, _ := orphans() // before look, as in rest
+		n := children.look(nil)
+		for _, pid := range pids {
+			if p, err := readProcess(pid); err == nil && p.zombie && n.settled && !n.leaders[pid] {
+				_, _ = unix.Wait4(pid, nil, unix.WNOHANG, nil)
+			}
+		}
 	}
 }
 

@@ -43,6 +43,7 @@ type filterSpec struct {
 	// refused here even where Landlock does it: the thread that forks is in the child's domain.
 	Protect   []int `json:",omitempty"`
 	Signals   bool  `json:",omitempty"` // nothing else keeps signals from attune: refuse those to everybody as well
+	Ask       bool  `json:",omitempty"` // signals to one process are decided by a warden: threads come and go
 	NoNetwork bool  `json:",omitempty"` // no sockets but local ones
 }
 
@@ -88,8 +89,15 @@ func (s filterSpec) assemble() filter {
 	if s.Signals {
 		signals = append([]int{-1}, signals...)
 	}
-	for _, number := range []uint32{unix.SYS_KILL, unix.SYS_TKILL, unix.SYS_TGKILL, unix.SYS_RT_SIGQUEUEINFO, unix.SYS_RT_TGSIGQUEUEINFO, unix.SYS_PIDFD_OPEN} {
-		f.oneOf(number, 0, signals)
+	f.oneOf(unix.SYS_TGKILL, 0, signals) // never asked about: attune's own runtime signals its threads by it
+	f.oneOf(unix.SYS_RT_TGSIGQUEUEINFO, 0, signals)
+	for _, number := range []uint32{unix.SYS_KILL, unix.SYS_TKILL, unix.SYS_RT_SIGQUEUEINFO, unix.SYS_PIDFD_OPEN} {
+		if s.Ask {
+			f.load(dataNumber)
+			f.when(unix.BPF_JEQ, number, unix.SECCOMP_RET_USER_NOTIF)
+		} else {
+			f.oneOf(number, 0, signals)
+		}
 	}
 	if s.NoNetwork {
 		f.load(dataNumber)
@@ -147,12 +155,19 @@ func (f *filter) others(number uint32, index uint32) {
 	f.unless(unix.BPF_JEQ, 0, failWith(unix.EPERM))
 }
 
-// install binds the calling thread, and what it forks, alone.
-func (f filter) install() error {
+// install binds the calling thread, and what it forks, alone. A filter that asks gives a descriptor for its warden, others -1.
+func (f filter) install(ask bool) (listener int, err error) {
 	program := unix.SockFprog{Len: uint16(len(f)), Filter: &f[0]}
-	_, _, errno := unix.RawSyscall(unix.SYS_SECCOMP, unix.SECCOMP_SET_MODE_FILTER, 0, uintptr(unsafe.Pointer(&program)))
-	if errno != 0 {
-		return errno
+	flags := uintptr(0)
+	if ask {
+		flags = unix.SECCOMP_FILTER_FLAG_NEW_LISTENER
 	}
-	return nil
+	fd, _, errno := unix.RawSyscall(unix.SYS_SECCOMP, unix.SECCOMP_SET_MODE_FILTER, flags, uintptr(unsafe.Pointer(&program)))
+	switch {
+	case errno != 0:
+		return -1, errno
+	case ask:
+		return int(fd), nil
+	}
+	return -1, nil
 }

@@ -196,6 +196,9 @@ func harden() {
 			coreKnown = true
 			_ = unix.Setrlimit(unix.RLIMIT_CORE, &unix.Rlimit{Cur: 0, Max: coreLimit.Max})
 		}
+		if os.Getpid() == 1 {
+			go reapStrays()
+		}
 		if unix.CloseRange(3, ^uint(0)>>1, unix.CLOSE_RANGE_CLOEXEC) != nil {
 			closeOnExecOneByOne()
 		}

@@ -152,6 +152,10 @@ func (s *stub) run(config int) error {
 		return s.init()
 	}
 	s.Confine.Self = true
+	s.Confine.Warden = func(listener int) { // attune is the warden
+		_ = unix.Sendmsg(int(s.control.Fd()), []byte{'\n'}, unix.UnixRights(listener), nil, 0)
+		_ = unix.Close(listener)
+	}
 	if err := s.Confine.apply(); err != nil {
 		return err
 	}
@@ -226,7 +230,8 @@ func (s *stub) startChild() (pid int, err error) {
 			pid, err = execRetrying(string(s.Path), texts(s.Argv), attr)
 		}
 	}
-	if len(s.Confine.Tasks) > 0 { // the main thread would take the stub itself into the control group
+	s.Confine.Warden = func(listener int) { go guard(listener, os.Getppid(), os.Getpid()) }
+	if len(s.Confine.Tasks) > 0 || s.Confine.Filter != nil && s.Confine.Filter.Ask { // the main thread is the stub itself, which must not be confined so
 		done := make(chan struct{})
 		onThread(func() { defer close(done); start() })
 		<-done

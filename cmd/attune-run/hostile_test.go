@@ -199,7 +199,8 @@ var hostiles = map[string]hostile{
 }
 
 func TestHostileActions(t *testing.T) {
-	t.Cleanup(func() { _ = os.RemoveAll(filepath.Dir(builtAttune(t))) })
+	program := builtAttune(t)
+	t.Cleanup(func() { _ = os.RemoveAll(filepath.Dir(program)) })
 	for _, s := range allSurroundings {
 		for _, level := range s.levels {
 			t.Run(s.name+" "+level, func(t *testing.T) {

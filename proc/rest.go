@@ -202,10 +202,17 @@ func (c *child) owns(p process, n neighbours) bool {
 	return false
 }
 
+// hasVariable looks into a process's environment, which is empty for a moment while it executes another program.
 func hasVariable(pid int, entry string) bool {
-	data, err := os.ReadFile(fmt.Sprintf("/proc/%d/environ", pid))
-	if err != nil {
-		return false
+	var data []byte
+	for attempt := 0; attempt < 5 && len(data) == 0; attempt++ {
+		if attempt > 0 {
+			time.Sleep(time.Millisecond)
+		}
+		var err error
+		if data, err = os.ReadFile(fmt.Sprintf("/proc/%d/environ", pid)); err != nil {
+			return false
+		}
 	}
 	for _, e := range bytes.Split(data, []byte{0}) {
 		if string(e) == entry {

@@ -99,7 +99,9 @@ var hostiles = map[string]hostile{
 	}},
 	"ignores SIGTERM": {script: "trap '' TERM; echo ready; while :; do sleep 1000.TOKEN; done\n", timeout: 300 * time.Millisecond, check: func(t *testing.T, h *house, r executor.Result) {
 		timedOut(t, h, r)
-		assert.Equal(t, "SIGKILL", r.Signal)
+		if strings.Contains(r.Stdout, "ready") { // a slow machine may not come that far
+			assert.Equal(t, "SIGKILL", r.Signal)
+		}
 	}},
 	"daemon": {script: "env -i setsid sh -c 'setsid sleep 1000.TOKEN >/dev/null 2>&1 & exit' >/dev/null 2>&1; sleep 0.1; echo done\n", timeout: time.Minute, check: func(t *testing.T, h *house, r executor.Result) {
 		succeeded(t, h, r)

@@ -57,7 +57,7 @@ func (g *group) makeUnified(dir string, l Limits) {
 		g.write("unified", "memory.swap.max", 0)
 		g.write("unified", "memory.oom.group", 1)
 	}
-	if l.Pids > 0 && g.write("unified", "pids.max", l.Pids) {
+	if l.Pids > 0 && g.write("unified", "pids.max", l.Pids+stubTasks) {
 		g.enforces["pids"] = true
 	}
 	if l.CPU > 0 && g.write("unified", "cpu.max", strconv.Itoa(int(l.CPU*cpuPeriod))+" "+strconv.Itoa(cpuPeriod)) {
@@ -120,7 +120,7 @@ func (g *group) write(controller, file string, value any) bool {
 	return os.WriteFile(filepath.Join(g.dirs[controller], file), []byte(fmt.Sprint(value)), 0) == nil
 }
 
-// tasks are the files a thread joins a version 1 group by. The same file one directory higher leads back.
+// tasks are the files a thread joins a version 1 group by.
 func (g *group) tasks() []string {
 	var files []string
 	if g == nil || g.fd != nil {
@@ -132,10 +132,17 @@ func (g *group) tasks() []string {
 	return files
 }
 
-// settle is called once the child is in the group, and the thread that took it there has left.
-func (g *group) settle(l Limits) {
-	if g != nil && g.enforces["pids"] && g.fd == nil {
+// stubTasks are as many threads as a stub may need, which is born into a version 2 group.
+const stubTasks = 16
+
+// settle is called once the child is in the group, and who took it there has left, or, in version 2, has become it. An init stays.
+func (g *group) settle(l Limits, stays bool) {
+	switch {
+	case g == nil || !g.enforces["pids"]:
+	case g.fd == nil:
 		g.write("pids", "pids.max", l.Pids)
+	case !stays:
+		g.write("unified", "pids.max", l.Pids)
 	}
 }
 

@@ -33,6 +33,15 @@ func plan(spec *Spec, c *child) (*launch, error) {
 		return nil, err
 	}
 	c.applied = applied
+	if spec.Isolation.Level == Strict { // what a child starts in, it sees
+		dir := spec.Dir
+		if dir == "" {
+			if dir, err = os.Getwd(); err != nil {
+				return nil, err
+			}
+		}
+		spec.Isolation.ReadOnly = append(slices.Clone(spec.Isolation.ReadOnly), dir)
+	}
 	disk := spec.Isolation.Disk
 	if disk == nil {
 		disk = spec.Isolation.Writable
@@ -108,6 +117,9 @@ func (l *launch) spawn(attr *syscall.ProcAttr) error {
 	if c.Umask == nil && c.Filter == nil && !c.NoNewPrivs && len(c.Tasks) == 0 && !c.Mark {
 		pid, err := execRetrying(path, l.spec.Argv, attr)
 		l.child.pid = pid
+		if l.inGroup() {
+			l.child.limiter.group.settle(l.spec.Limits, false)
+		}
 		return err
 	}
 	c.Warden = func(listener int) { go guard(listener, os.Getpid()) }
@@ -123,7 +135,7 @@ func (l *launch) spawn(attr *syscall.ProcAttr) error {
 		return execRetrying(path, l.spec.Argv, attr)
 	})
 	if l.child.limiter != nil {
-		l.child.limiter.group.settle(l.spec.Limits)
+		l.child.limiter.group.settle(l.spec.Limits, false)
 	}
 	return err
 }
@@ -205,7 +217,7 @@ func (l *launch) throughStub(path string, attr *syscall.ProcAttr) error {
 	}
 	_ = theirs.Close()
 	if l.child.limiter != nil {
-		defer l.child.limiter.group.settle(l.spec.Limits)
+		defer l.child.limiter.group.settle(l.spec.Limits, l.init)
 	}
 	if err := l.tell(own, document, path, attr); err != nil {
 		_ = own.Close()

@@ -374,3 +374,19 @@ func carrying(word string) []int {
 	}
 	return pids
 }
+
+func TestTheCanaryNoticesWhatIsNotKept(t *testing.T) {
+	s := song{Attune: protectSelf(false).Protect}
+	said := make(chan [4]string, 1)
+	onThread(func() {
+		memory, signal := s.asAnother()
+		said <- [4]string{memory, signal, s.privileges(), s.capabilities()}
+	})
+	for _, why := range <-said {
+		assert.NotEmpty(t, why)
+	}
+	o := probe(Basic, byThread) // as another program, too
+	for guarantee, had := range offers.basic.had {
+		assert.Equal(t, had, o.had[guarantee], guarantee)
+	}
+}

@@ -29,7 +29,7 @@ func offered(level Level) (mechanism, map[string]Guarantee) {
 		offers.strictOnce.Do(func() { offers.strict = probeStrict() })
 		return offers.strict.how, offers.strict.had
 	}
-	offers.basicOnce.Do(func() { offers.basic = probe(Basic, byThread) })
+	offers.basicOnce.Do(func() { offers.basic = probeBasic() })
 	return offers.basic.how, offers.basic.had
 }
 
@@ -41,6 +41,37 @@ type offer struct {
 var offers struct {
 	basicOnce, strictOnce sync.Once
 	basic, strict         offer
+}
+
+// probeBasic costs every first execution its time, so the canary is a thread, which forks once to be another process to attune.
+func probeBasic() offer {
+	o := offer{how: byThread, had: map[string]Guarantee{}}
+	l := &launch{spec: &Spec{Isolation: Isolation{Level: Basic, Network: "none", force: byThread}}, how: byThread}
+	l.restrict(Applied{})
+	s := song{Attune: protectSelf(false).Protect}
+	heard := make(chan map[string]string, 1)
+	onThread(func() {
+		c := l.confine
+		c.Warden = func(listener int) { go guard(listener, os.Getpid()) }
+		if err := c.apply(); err != nil {
+			heard <- nil
+			return
+		}
+		all := map[string]string{NoNewPrivs: s.privileges(), NoCapabilities: s.capabilities(), Syscalls: s.syscalls(), Net: s.network()}
+		all[ParentMemory], all[ParentSignal] = s.asAnother()
+		heard <- all
+	})
+	all := <-heard
+	if all == nil { // find out which part it is
+		return probe(Basic, byThread)
+	}
+	names := mechanisms(byThread)
+	for guarantee, why := range all {
+		if o.had[guarantee] = (Guarantee{Why: why}); why == "" {
+			o.had[guarantee] = Guarantee{By: names[guarantee]}
+		}
+	}
+	return o
 }
 
 // probeStrict prefers namespaces.
@@ -265,14 +296,7 @@ func (s song) signal() string {
 	if s.elsewhere() {
 		return ""
 	}
-	threads := s.Attune // and those that were born since
-	entries, _ := os.ReadDir(fmt.Sprintf("/proc/%d/task", s.Attune[0]))
-	for _, e := range entries {
-		if id, err := strconv.Atoi(e.Name()); err == nil {
-			threads = append(threads, id)
-		}
-	}
-	for _, id := range threads {
+	for _, id := range s.threads() {
 		if unix.Kill(id, 0) == nil {
 			return "attune could be signalled"
 		}
@@ -281,6 +305,18 @@ func (s song) signal() string {
 		}
 	}
 	return ""
+}
+
+// threads are attune's, with those that were born since.
+func (s song) threads() []int {
+	threads := s.Attune
+	entries, _ := os.ReadDir(fmt.Sprintf("/proc/%d/task", s.Attune[0]))
+	for _, e := range entries {
+		if id, err := strconv.Atoi(e.Name()); err == nil {
+			threads = append(threads, id)
+		}
+	}
+	return threads
 }
 
 // syscalls makes calls whose arguments are wrong, so that one that is not refused does nothing either.

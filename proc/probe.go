@@ -25,6 +25,7 @@ type Guarantee struct {
 
 // offered is what this machine can give at a level, found by canaries that attempt what is forbidden, once in a process.
 func offered(level Level) (mechanism, map[string]Guarantee) {
+	harden() // what is probed is attune as it will be
 	if level.Least(Strict) {
 		offers.strictOnce.Do(func() { offers.strict = probeStrict() })
 		return offers.strict.how, offers.strict.had

@@ -88,7 +88,7 @@ var hostiles = map[string]hostile{
 		script:  "f() { [ $1 -lt 5 ] || { sleep 1000.TOKEN; return; }; setsid sh -c : ; (f $(($1+1))) & (f $(($1+1))) & sleep 1000.TOKEN; }; f 0\n",
 		timeout: 500 * time.Millisecond, check: timedOut,
 	},
-	"endless output": {script: "yes TOKEN\n", timeout: 300 * time.Millisecond, check: func(t *testing.T, h *house, r executor.Result) {
+	"endless output": {script: "yes TOKEN\n", timeout: time.Second, check: func(t *testing.T, h *house, r executor.Result) {
 		timedOut(t, h, r)
 		assert.True(t, r.StdoutTruncated)
 		assert.Positive(t, r.StdoutBytesTruncated)

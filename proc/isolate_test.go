@@ -5,6 +5,7 @@ import (
 	"bytes"
 	"context"
 	"errors"
+	"fmt"
 	"io"
 	"os"
 	"os/exec"
@@ -303,6 +304,33 @@ var parts = map[string]func() int{
 		_, _ = Run(context.Background(), spec)
 		return 0
 	},
+	// Two executions at once that nothing marks: the second gets a stub for a parent.
+	"crowd": func() int {
+		script := "env -i setsid sh -c 'setsid sleep 1000 >/dev/null 2>&1 &'; sleep 0.1; "
+		spec := func(rest string) Spec {
+			s := sh(script + rest)
+			s.Isolation, s.Dir = Isolation{Level: Basic}, "/"
+			return s
+		}
+		first, second := spec("echo ready; read wait"), spec("exit 3")
+		stdin, letGo := io.Pipe()
+		stdout, w := io.Pipe()
+		first.Stdin, first.Stdout = stdin, w
+		done := make(chan Exit, 1)
+		go func() {
+			exit, _ := Run(context.Background(), first)
+			done <- exit
+		}()
+		if _, err := bufio.NewReader(stdout).ReadString('\n'); err != nil {
+			return 1
+		}
+		exit, err := Run(context.Background(), second)
+		_, _ = os.Stdout.WriteString(fmt.Sprintln("second", exit.Code, exit.Leftovers, err, exit.Usage.MaxRSS > 0))
+		_ = letGo.Close()
+		exit = <-done
+		_, _ = os.Stdout.WriteString(fmt.Sprintln("first", exit.Code, exit.Leftovers))
+		return 0
+	},
 	// Process 1 of a pid namespace: strays of others come to it while a Run goes on.
 	"one": func() int {
 		_ = unix.Mount("", "/", "", unix.MS_REC|unix.MS_PRIVATE, "")
@@ -351,6 +379,15 @@ func TestWhatOutlivesAnAttuneThatIsKilled(t *testing.T) {
 			_ = unix.Kill(pid, unix.SIGKILL)
 		}
 	}
+}
+
+func TestOrphansFindTheirExecutionWithoutMarks(t *testing.T) {
+	cmd := helper("crowd")
+	cmd.Dir = "/"
+	cmd.SysProcAttr = &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: 65534, Gid: 65534}}
+	out, err := cmd.CombinedOutput()
+	require.NoError(t, err, "%s", out)
+	assert.Equal(t, "second 3 1 <nil> true\nfirst 1 1\n", string(out))
 }
 
 func TestProcessOneReapsStrangersAndLeavesThemAlone(t *testing.T) {

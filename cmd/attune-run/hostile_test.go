@@ -457,3 +457,60 @@ func jail() {
 	}
 	fail("exec", syscall.Exec(os.Args[1], slices.Clone(os.Args[1:]), os.Environ()))
 }
+
+// What is wrong before anything runs ends in one valid result as well, soon and in little memory.
+func TestHostileInput(t *testing.T) {
+	program := builtAttune(t)
+	t.Cleanup(func() { _ = os.RemoveAll(filepath.Dir(program)) })
+	bomb := "x0: &x0 [lol, lol]\n"
+	for i := range 40 {
+		bomb += fmt.Sprintf("x%d: &x%d [*x%d, *x%d, *x%d, *x%d]\n", i+1, i+1, i, i, i, i)
+	}
+	deep := strings.Repeat("[", 20000) + strings.Repeat("]", 20000)
+	positional := "parameters: {a: {type: string, position: 1}}\n"
+	for name, test := range map[string]struct {
+		entry, extra, params string
+		kinds                []string
+	}{
+		"entry point above the pack": {entry: "../../../../etc/passwd", kinds: []string{"pack"}},
+		"entry point anywhere":       {entry: "/etc/passwd", kinds: []string{"pack"}},
+		"entry point through a link": {entry: "link.sh", kinds: []string{"pack"}},
+		"YAML bomb in metadata":      {extra: bomb, kinds: []string{"pack"}},
+		"deep YAML in metadata":      {extra: "tags: " + deep + "\n", kinds: []string{"pack"}},
+		"YAML bomb in parameters":    {params: bomb},
+		"deep YAML in parameters":    {params: "a: " + deep},
+		"deep JSON in parameters":    {params: `{"a": ` + deep + `}`},
+		"NUL in an argument":         {extra: positional, params: `{"a": "x\u0000y"}`, kinds: []string{"spawn", "parameters"}},
+		"an argument of 200 KiB":     {extra: positional, params: `{"a": "` + strings.Repeat("x", 200<<10) + `"}`, kinds: []string{"spawn"}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			h := newHouse(t, allSurroundings[0], "basic")
+			entry := test.entry
+			if entry == "" {
+				entry = "act.sh"
+			}
+			h.write(t, h.dir+"/packs/h/pack.yaml", "ref: h\nversion: 1.0.0\n")
+			h.write(t, h.dir+"/packs/h/actions/act.yaml", "ref: h.act\nentry_point: "+entry+"\n"+test.extra)
+			h.write(t, h.dir+"/packs/h/actions/act.sh", "echo BITE\n")
+			require.NoError(t, os.Symlink("/etc/passwd", h.dir+"/packs/h/actions/link.sh"))
+			args := []string{"h.act"}
+			if test.params != "" {
+				h.write(t, h.dir+"/params", test.params)
+				args = append(args, "--params-file", h.dir+"/params")
+			}
+			begun := time.Now()
+			memory, output := h.run(t, args)
+			assert.Less(t, time.Since(begun), 10*time.Second)
+			assert.Less(t, memory, 64<<10)
+			if test.kinds == nil { // a usage error, before there is an execution, or a result like any other
+				assert.NotContains(t, output, "BITE")
+				return
+			}
+			var r executor.Result
+			require.NoError(t, json.Unmarshal([]byte(output), &r), "%s", output)
+			assert.Equal(t, executor.Errored, r.Status)
+			assert.Contains(t, test.kinds, r.Error.Kind, "%v", r.Error)
+			assert.NotContains(t, output, "BITE")
+		})
+	}
+}

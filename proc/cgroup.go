@@ -138,7 +138,7 @@ const stubTasks = 16
 // settle is called once the child is in the group, and who took it there has left, or, in version 2, has become it. An init stays.
 func (g *group) settle(l Limits, stays bool) {
 	switch {
-	case g == nil || !g.enforces["pids"]:
+	case g == nil || !g.enforces["pids"] || l.Pids == 0:
 	case g.fd == nil:
 		g.write("pids", "pids.max", l.Pids)
 	case !stays:

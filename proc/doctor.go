@@ -47,7 +47,7 @@ func Diagnose() Diagnosis {
 		}
 		d.Guarantees = append(d.Guarantees, o)
 	}
-	m, err := newLimiter(Limits{Memory: 1 << 30, Pids: 1 << 15, CPU: 1, CPUTime: 1 << 40, FileSize: 1 << 40, OpenFiles: 64, Disk: 1 << 40}, nil)
+	m, err := newLimiter(Limits{Memory: 1 << 30, Pids: 1 << 15, CPU: 1, CPUTime: 1 << 40, FileSize: 1 << 40, OpenFiles: 64, Disk: 1 << 40}, nil, false)
 	defer m.close()
 	for _, name := range LimitNames {
 		by := "none"

@@ -143,6 +143,24 @@ func TestStrictHidesAndProtects(t *testing.T) {
 	assert.Equal(t, "p", string(data))
 }
 
+// Without namespaces a control group holds what leaves every session.
+func TestStrictWithoutNamespacesEndsEverything(t *testing.T) {
+	if killByGroup().By == "" || probe(Strict, byLandlock).had[FSWrite].By == "" {
+		return
+	}
+	m, err := newLimiter(Limits{}, nil, true)
+	require.NoError(t, err)
+	spec, _ := isolated(t, Strict, "env -i setsid sh -c 'setsid sleep 1000 >/dev/null 2>&1 &'; sleep 0.05")
+	spec.Isolation.force = byLandlock
+	spec.Limits = Limits{Pids: 100}
+	exit, err := Run(t.Context(), spec)
+	require.NoError(t, err)
+	assert.Equal(t, 1, exit.Leftovers)
+	assert.True(t, len(m.group.tasks()) > 0 || m.group.fd != nil, "there is a group although there are no limits")
+	assert.Empty(t, m.report(&exit))
+	m.close()
+}
+
 func TestNoNetwork(t *testing.T) {
 	for _, level := range levels(t, Basic, Strict) {
 		spec, out := isolated(t, level, "exec 3<>/dev/udp/192.0.2.1/9 && echo reached; echo tried")

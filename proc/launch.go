@@ -46,7 +46,7 @@ func plan(spec *Spec, c *child) (*launch, error) {
 	if disk == nil {
 		disk = spec.Isolation.Writable
 	}
-	if c.limiter, err = newLimiter(spec.Limits, disk); err != nil {
+	if c.limiter, err = newLimiter(spec.Limits, disk, how == byLandlock && applied.Guarantees[KillAll] != ""); err != nil {
 		return nil, err
 	}
 	l := &launch{spec: spec, child: c, how: how, init: how == byNamespaces}
@@ -338,7 +338,7 @@ func (l *launch) isolationError(err error) error {
 
 func (l *launch) stubError(err error) error {
 	if l.how == byNamespaces {
-		return &IsolationError{Level: l.spec.Isolation.Level, Missing: map[string]string{KillAll: err.Error()}}
+		return &IsolationError{Level: l.spec.Isolation.Level, Missing: map[string]string{KillAll: "make namespaces: " + err.Error()}}
 	}
 	return fmt.Errorf("start a stub: %w", err)
 }

@@ -177,6 +177,8 @@ func (l Limits) Within(most Limits) Limits {
 	return l
 }
 
+const manyTasks = 1 << 20 // bounds nothing
+
 // limiter is how the limits of one execution are enforced.
 type limiter struct {
 	limits  Limits
@@ -189,12 +191,16 @@ type limiter struct {
 	hit     string // the limit for which attune ended the execution itself
 }
 
-// newLimiter finds for each limit the best that this machine has.
-func newLimiter(l Limits, disk []string) (*limiter, error) {
-	if l == (Limits{}) {
+// newLimiter finds for each limit the best that this machine has. With hold there is a control group even without limits, to
+// end what is in it.
+func newLimiter(l Limits, disk []string, hold bool) (*limiter, error) {
+	if l == (Limits{}) && !hold {
 		return nil, nil
 	}
 	m := &limiter{limits: l, by: map[string]string{}, disk: disk, begun: time.Now()}
+	if hold && l.Pids == 0 {
+		l.Pids = manyTasks
+	}
 	if l.Memory > 0 || l.Pids > 0 || l.CPU > 0 || l.CPUTime > 0 {
 		var err error
 		if m.group, err = newGroup(l); err != nil {
@@ -208,7 +214,7 @@ func newLimiter(l Limits, disk []string) (*limiter, error) {
 	m.fallBack("cpu_time", int64((l.CPUTime+time.Second-1)/time.Second), unix.RLIMIT_CPU, 1)
 	m.fallBack("file_size", l.FileSize, unix.RLIMIT_FSIZE, 0)
 	m.fallBack("open_files", l.OpenFiles, unix.RLIMIT_NOFILE, 0)
-	if unix.Geteuid() != 0 && l.Pids > 0 { // root is exempt
+	if unix.Geteuid() != 0 && m.limits.Pids > 0 { // root is exempt
 		m.fallBack("pids", l.Pids+tasksOf(unix.Geteuid()), unix.RLIMIT_NPROC, 0)
 	}
 	if l.Disk > 0 {

@@ -7,8 +7,10 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -82,9 +84,15 @@ func probeStrict() offer {
 		return o
 	}
 	l := probe(Strict, byLandlock)
-	for _, guarantee := range []string{FSWrite, FSRead, KillAll, Net} {
-		if why := o.had[guarantee].Why; l.had[guarantee].By == "" && why != "" {
-			l.had[guarantee] = Guarantee{Why: "namespaces: " + why + "; without them: " + l.had[guarantee].Why}
+	if l.had[FSWrite].By == "" { // what basic gives can be had all the same
+		_, basic := offered(Basic)
+		why := l.had[FSWrite].Why
+		l = offer{how: byThread, had: maps.Clone(basic)}
+		l.had[FSWrite], l.had[FSRead], l.had[KillAll] = Guarantee{Why: "Landlock: " + why}, Guarantee{Why: "Landlock: " + why}, Guarantee{Why: "it cannot be kept in a control group"}
+	}
+	for _, guarantee := range []string{FSWrite, FSRead, KillAll} {
+		if had := l.had[guarantee]; had.By == "" {
+			l.had[guarantee] = Guarantee{Why: "namespaces: " + o.had[guarantee].Why + "; without them: " + had.Why}
 		}
 	}
 	return l
@@ -216,15 +224,19 @@ func (s song) send(level Level, how mechanism) (map[string]string, error) {
 
 func reason(err error) string {
 	var start *StartError
-	if errors.As(err, &start) {
-		err = start.Err
+	var isolation *IsolationError
+	switch {
+	case errors.As(err, &isolation):
+		return strings.Join(slices.Sorted(maps.Values(isolation.Missing)), ", ")
+	case errors.As(err, &start):
+		return start.Err.Error()
 	}
 	return err.Error()
 }
 
 // killByGroup tells whether a control group can end all that is in it.
 func killByGroup() Guarantee {
-	g, err := newGroup(Limits{Pids: 1 << 20})
+	g, err := newGroup(Limits{Pids: manyTasks})
 	if err != nil {
 		return Guarantee{Why: err.Error()}
 	}

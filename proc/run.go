@@ -184,6 +184,9 @@ func (c *child) signal(sig syscall.Signal) {
 		}
 	}
 	_ = unix.Kill(-c.pid, sig)
+	if sig == unix.SIGKILL && c.limiter != nil {
+		c.limiter.group.kill()
+	}
 	for _, p := range descendants(c.pid) {
 		if p.group != c.pid {
 			_ = unix.Kill(p.pid, sig)

@@ -189,7 +189,7 @@ func (s *stub) outer(control int, args []string) error {
 	}
 	pid, err := syscall.ForkExec("/proc/self/exe", args, attr)
 	if err != nil {
-		return &confineError{KillAll, err}
+		return &confineError{KillAll, fmt.Errorf("make namespaces: %w", err)}
 	}
 	for fd := range control + 2 { // a pipe must end when the child has closed it
 		_ = unix.Close(fd)

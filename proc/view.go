@@ -80,10 +80,9 @@ func (v *view) apply() error {
 	if os.Getpid() == 1 { // a container may not let go of what it masks: then the old one stays
 		_ = unix.Mount("proc", "/proc", "proc", unix.MS_NOSUID|unix.MS_NODEV|unix.MS_NOEXEC, "")
 	}
-	for _, path := range v.Hidden {
-		if err := v.hide(path); err != nil {
-			return fmt.Errorf("hide %s: %w", path, err)
-		}
+	own, err := v.hide(clones)
+	if err != nil {
+		return err
 	}
 	for _, path := range v.Scratch {
 		options := "mode=1777"
@@ -99,11 +98,9 @@ func (v *view) apply() error {
 			return fmt.Errorf("show %s: %w", c.path, err)
 		}
 	}
-	for _, path := range v.Hidden {
-		if isDir(path) && !slices.Contains(v.Writable, path) {
-			if err := setReadOnly(unix.AT_FDCWD, path, 0); err != nil && !errors.Is(err, unix.EINVAL) { // EINVAL: no mount point, put over by a scratch
-				return fmt.Errorf("hide %s: %w", path, err)
-			}
+	for _, path := range own { // now that what lies below has its place
+		if err := setReadOnly(unix.AT_FDCWD, path, 0); err != nil && !errors.Is(err, unix.EINVAL) && !errors.Is(err, unix.ENOENT) { // a scratch directory lies over it
+			return fmt.Errorf("hide %s: %w", path, err)
 		}
 	}
 	if v.Loopback {
@@ -170,15 +167,31 @@ func makeFile(path string) error {
 	return os.WriteFile(path, nil, 0o600)
 }
 
-// hide puts an empty directory, or an empty file that nobody can open, in a path's place.
-func (v *view) hide(path string) error {
-	if !exists(path) {
-		return nil // below something hidden already
+// hide puts an empty directory, or an empty file, in the place of all that is hidden. One empty directory serves for all that stay
+// empty; those that something is shown below are their own, and still writable.
+func (v *view) hide(clones []clone) (own []string, err error) {
+	empty := ""
+	for _, path := range v.Hidden {
+		shows := slices.ContainsFunc(clones, func(c clone) bool { return within(path, c.path) })
+		switch {
+		case !exists(path): // below something hidden already
+		case !isDir(path):
+			err = unix.Mount("/dev/null", path, "", unix.MS_BIND, "")
+		case empty != "" && !shows:
+			err = unix.Mount(empty, path, "", unix.MS_BIND, "")
+		default:
+			err = unix.Mount("tmpfs", path, "tmpfs", unix.MS_NOSUID|unix.MS_NODEV|unix.MS_NOEXEC, "mode=755,size=1m")
+			if shows {
+				own = append(own, path)
+			} else if err == nil {
+				empty, err = path, setReadOnly(unix.AT_FDCWD, path, 0)
+			}
+		}
+		if err != nil {
+			return nil, fmt.Errorf("hide %s: %w", path, err)
+		}
 	}
-	if isDir(path) {
-		return unix.Mount("tmpfs", path, "tmpfs", unix.MS_NOSUID|unix.MS_NODEV|unix.MS_NOEXEC, "mode=755,size=1m")
-	}
-	return unix.Mount("/dev/null", path, "", unix.MS_BIND, "")
+	return own, nil
 }
 
 func isDir(path string) bool {

@@ -30,9 +30,9 @@ func init() {
 		return
 	}
 	if os.Args[0] == canaryName {
-		os.Exit(sing(os.Stdin, os.Stdout))
+		syscall.Exit(sing(os.Stdin, os.Stdout))
 	}
-	os.Exit(stubMain())
+	syscall.Exit(stubMain()) // at once: there is nothing to run at exit, and a race detector would wait a second
 }
 
 // stubConfig is what a stub is told.

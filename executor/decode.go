@@ -10,12 +10,14 @@ import (
 	"os"
 
 	"github.com/attune-run/attune/pack"
+	"github.com/attune-run/attune/proc"
 )
 
 // decode turns the exit and the output into the result.
 func (x *execution) decode(ctx context.Context) error {
 	var canceled *Cancellation
-	if x.exit.Cause != nil && !errors.Is(x.exit.Cause, errTimedOut) || errors.As(x.exit.Cause, &canceled) {
+	var limit *proc.LimitError
+	if x.exit.Cause != nil && !errors.Is(x.exit.Cause, errTimedOut) && !errors.As(x.exit.Cause, &limit) || errors.As(x.exit.Cause, &canceled) {
 		x.cancel(ctx)
 		if x.exit.Signal != 0 {
 			x.res.Signal = signalName(x.exit.Signal)

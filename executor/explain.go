@@ -106,7 +106,7 @@ func (x *execution) explainSettings() []Setting {
 		{"home, tmpdir, umask", home, profile},
 		{"stdin", stdin, profile},
 		{"timeout", timeout, set.why["timeout"]},
-		{"isolation", x.res.Isolation.Applied, "requested: " + x.res.Isolation.Requested},
+		{"isolation", string(x.job.level), set.why["isolation"]},
 	}
 	if len(x.job.passEnv) > 0 {
 		settings = append(settings, Setting{"pass_env", strings.Join(sortedKeys(x.granted()), " "),

@@ -32,6 +32,7 @@ const (
 	kindExit        = "exit"
 	kindSignal      = "signal"
 	kindTimeout     = "timeout"
+	kindLimit       = "limit"
 )
 
 // failure is an error that knows how it is reported.
@@ -116,6 +117,10 @@ func spawnFailure(err error) error {
 	var known *failure
 	if errors.As(err, &known) || errors.Is(err, context.Canceled) {
 		return err
+	}
+	var isolation *proc.IsolationError
+	if errors.As(err, &isolation) {
+		return isolationFailure(isolation)
 	}
 	f := &failure{kind: kindSpawn, err: err}
 	var start *proc.StartError

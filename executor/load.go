@@ -10,6 +10,7 @@ import (
 	"github.com/google/uuid"
 
 	"github.com/attune-run/attune/pack"
+	"github.com/attune-run/attune/proc"
 	"github.com/attune-run/attune/runtime"
 )
 
@@ -35,8 +36,10 @@ type job struct {
 	env                                     map[string]string
 	passEnv                                 []string
 	settings                                settings
-	isolation                               string // as asked for; empty means by profile
+	isolation, isolationNetwork             string // as asked for; empty means by profile, and the host's
 	limits                                  map[string]any
+	level                                   proc.Level  // the isolation that applies
+	bounds                                  proc.Limits // the limits that apply
 }
 
 const defaultTimeout = 300 * time.Second
@@ -103,8 +106,8 @@ func (x *execution) loadAction() error {
 		delivery: action.Delivery, parameterFormat: action.ParameterFormat,
 		outputFormat: action.OutputFormat, outputSchema: action.OutputSchema,
 		env: action.Env, passEnv: action.PassEnv,
-		isolation: first(x.req.Isolation, action.Isolation),
-		limits:    merged(action.Limits, x.req.Limits),
+		isolation: first(x.req.Isolation, action.Isolation), isolationNetwork: first(x.req.IsolationNetwork, action.IsolationNetwork),
+		limits: merged(action.Limits, x.req.Limits),
 	}
 	x.job.settings = x.profile(Sealed, action.Timeout, action.Cwd)
 	return nil
@@ -212,25 +215,11 @@ func (x *execution) profile(byDefault Profile, timeout time.Duration, cwd string
 
 // applySettings checks what the job asks of this machine and resolves its directory.
 func (x *execution) applySettings() error {
-	requested := x.job.isolation
-	if requested == "" {
-		requested = "none"
-		if x.job.settings.profile == Sealed {
-			requested = "basic"
-		}
+	if err := x.applyIsolation(); err != nil {
+		return err
 	}
-	x.res.Isolation.Requested, x.res.Isolation.Mode = requested, x.req.IsolationMode
-	switch {
-	case !slices.Contains([]string{"none", "basic", "strict"}, requested):
-		return &failure{kind: kindIsolation, err: fmt.Errorf("isolation %q is not a level; there are none, basic and strict", requested)}
-	case x.job.isolation != "" && requested != "none" && x.req.IsolationMode != "best-effort":
-		return &failure{kind: kindIsolation, err: fmt.Errorf("isolation %s was asked for and cannot be applied: this version enforces none", requested),
-			hint: "--isolation-mode=best-effort runs it all the same and says what is missing"}
-	case requested != "none":
-		x.res.Isolation.Missing = []string{requested}
-	}
-	for _, name := range sortedKeys(x.job.limits) {
-		x.res.Limits = append(x.res.Limits, LimitInfo{Name: name, Limit: x.job.limits[name], EnforcedBy: "none"})
+	if err := x.applyLimits(); err != nil {
+		return err
 	}
 	set := &x.job.settings
 	if !slices.Contains([]string{"pack", "caller", "workspace"}, set.cwd) && !filepath.IsAbs(set.cwd) {

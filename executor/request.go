@@ -32,19 +32,21 @@ type Request struct {
 	SecretEnv  []string          `json:"secret_env,omitempty"` // secrets handed over as variables
 	Env        map[string]string `json:"env,omitempty"`
 
-	Timeout        Duration         `json:"timeout,omitzero"` // zero means the action's own
-	RuntimeVersion string           `json:"runtime_version,omitempty"`
-	Isolation      string           `json:"isolation,omitempty"`
-	IsolationMode  string           `json:"isolation_mode,omitempty"`
-	Limits         map[string]any   `json:"limits,omitempty"`
-	Retries        *Retries         `json:"retries,omitempty"`
-	OnLost         string           `json:"on_lost,omitempty"`
-	Priority       int              `json:"priority,omitempty"`
-	NotBefore      string           `json:"not_before,omitempty"`
-	Selector       map[string]any   `json:"selector,omitempty"`
-	Tolerations    []map[string]any `json:"tolerations,omitempty"`
-	Affinity       []map[string]any `json:"affinity,omitempty"`
-	Context        Context          `json:"context,omitzero"`
+	Timeout        Duration `json:"timeout,omitzero"` // zero means the action's own
+	RuntimeVersion string   `json:"runtime_version,omitempty"`
+	Isolation      string   `json:"isolation,omitempty"`
+	IsolationMode  string   `json:"isolation_mode,omitempty"`
+	// IsolationNetwork is "none", or "host", the default.
+	IsolationNetwork string           `json:"isolation_network,omitempty"`
+	Limits           map[string]any   `json:"limits,omitempty"`
+	Retries          *Retries         `json:"retries,omitempty"`
+	OnLost           string           `json:"on_lost,omitempty"`
+	Priority         int              `json:"priority,omitempty"`
+	NotBefore        string           `json:"not_before,omitempty"`
+	Selector         map[string]any   `json:"selector,omitempty"`
+	Tolerations      []map[string]any `json:"tolerations,omitempty"`
+	Affinity         []map[string]any `json:"affinity,omitempty"`
+	Context          Context          `json:"context,omitzero"`
 
 	Local *Local `json:"-"`
 }

@@ -59,6 +59,7 @@ type Result struct {
 	Limits      []LimitInfo     `json:"limits"`
 	Usage       UsageInfo       `json:"usage"`
 
+	OOMKilled         bool       `json:"oom_killed"` // by the control group's own count, never guessed from the exit code
 	LeftoverProcesses int        `json:"leftover_processes"`
 	Artifacts         []Artifact `json:"artifacts"`
 	Worker            string     `json:"worker"`
@@ -118,7 +119,8 @@ type IsolationInfo struct {
 	Missing    []string          `json:"missing"`
 }
 
-// LimitInfo is one limit and who enforced it ("none" when nothing did).
+// LimitInfo is one limit and who enforced it: "cgroup v2", "cgroup v1", "rlimit" (each process for itself), "polled", or
+// "none". Used is null where nobody counts.
 type LimitInfo struct {
 	Name       string `json:"name"`
 	Limit      any    `json:"limit"`

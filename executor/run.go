@@ -34,7 +34,8 @@ func (x *execution) run(ctx context.Context) error {
 	if err != nil {
 		return spawnFailure(err)
 	}
-	x.res.LeftoverProcesses = x.exit.Leftovers
+	x.res.LeftoverProcesses, x.res.OOMKilled = x.exit.Leftovers, x.exit.OOMKilled
+	x.reportIsolation()
 	x.res.Usage = UsageInfo{
 		MaxRSSBytes: x.exit.Usage.MaxRSS,
 		UserMS:      milliseconds(x.exit.Usage.User), SystemMS: milliseconds(x.exit.Usage.System),
@@ -75,6 +76,7 @@ func (x *execution) childSpec() (proc.Spec, error) {
 		Grace:      x.local.Grace, Force: x.local.Force, Secrets: x.redact,
 		Started: func(pid int) { x.event(Event{Kind: ProcessStarted, Stage: stageRun, PID: pid}) },
 	}
+	spec.Isolation, spec.Limits = x.isolation(dir), x.job.bounds
 	if x.job.settings.private {
 		umask := 0o077
 		spec.Umask = &umask
@@ -233,6 +235,9 @@ func (x *execution) ended() *failure {
 	x.res.ExitCode = x.exit.Code
 	if x.exit.Signal != 0 {
 		x.res.Signal = signalName(x.exit.Signal)
+	}
+	if f := x.limitFailure(); f != nil {
+		return f
 	}
 	switch {
 	case errors.Is(x.exit.Cause, errTimedOut):

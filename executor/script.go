@@ -62,7 +62,7 @@ func (x *execution) finishScript() {
 	}
 	x.job.delivery, x.job.parameterFormat = "stdin", "json"
 	x.job.outputFormat = first(x.local.OutputFormat, "text")
-	x.job.isolation, x.job.limits = x.req.Isolation, x.req.Limits
+	x.job.isolation, x.job.isolationNetwork, x.job.limits = x.req.Isolation, x.req.IsolationNetwork, x.req.Limits
 	x.job.settings = x.profile(Host, 0, "")
 }
 

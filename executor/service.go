@@ -42,6 +42,8 @@ type Config struct {
 	// PassProxies hands proxy and CA variables to sealed actions too.
 	PassProxies    bool
 	MaxTimeout     time.Duration // upper bound of any timeout; zero means none
+	MinIsolation   proc.Level    // no request gets less; empty means none
+	MaxLimits      proc.Limits   // no request gets more; zero fields mean unbounded
 	PackConfig     map[string]map[string]any
 	InstallScripts bool           // packages may run their own install scripts while building
 	Network        recipe.Network // whether builds may reach the network, unless a request says otherwise; empty means Online

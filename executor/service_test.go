@@ -176,7 +176,10 @@ func TestRequestsThatContradictThemselves(t *testing.T) {
 		"is not a UUID":                {ID: "7", Action: "p.ok"},
 		"reserved":                     {Action: "p.ok", Env: map[string]string{"ATTUNE_X": "1"}},
 		"NUL":                          {Action: "p.ok", Env: map[string]string{"X": "a\x00b"}},
-		"isolation strict":             {Action: "p.ok", Isolation: "strict"},
+		"is not a level":               {Action: "p.ok", Isolation: "total"},
+		"needs isolation":              {Action: "p.ok", Isolation: "none", IsolationNetwork: "none"},
+		"did you mean":                 {Action: "p.ok", Limits: map[string]any{"memroy": 1}},
+		"contradict each other":        {Action: "p.ok", Limits: map[string]any{"disk": "1M", "file_size": "2M"}},
 		"negative":                     {Action: "p.ok", Timeout: -1},
 	} {
 		result := s.Execute(context.Background(), req, Observer{})

@@ -38,9 +38,11 @@ type Action struct {
 	PassEnv   []string
 	Cwd       string // "pack", "caller" or "workspace"
 	Isolation string // empty: the default
-	Limits    map[string]any
-	Retries   map[string]any
-	Placement map[string]any // worker_selector and its like, as they stand
+	// IsolationNetwork is "host" or "none"; empty: the default.
+	IsolationNetwork string
+	Limits           map[string]any
+	Retries          map[string]any
+	Placement        map[string]any // worker_selector and its like, as they stand
 }
 
 var placementKeys = []string{"worker_selector", "worker_tolerations", "worker_affinity", "required_worker_runtimes"}
@@ -55,7 +57,7 @@ func (p *Pack) readAction(doc *yamldoc.Doc, name string) (*Action, error) {
 		ParameterFormat: choice(root, "parameter_format", "json", "dotenv", "yaml"),
 		OutputFormat:    choice(root, "output_format", "text", "json", "yaml", "jsonl"),
 		PassEnv:         root.List("pass_env"), Cwd: choice(root, "cwd", "pack", "caller", "workspace"),
-		Isolation: root.Text("isolation"), Env: variables(root), Placement: map[string]any{},
+		Isolation: root.Text("isolation"), IsolationNetwork: root.Text("isolation_network"), Env: variables(root), Placement: map[string]any{},
 	}
 	if a.Label == "" {
 		a.Label = name

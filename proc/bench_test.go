@@ -34,3 +34,19 @@ func BenchmarkRunTrueUmask(b *testing.B) {
 		}
 	}
 }
+
+func benchmarkLevel(b *testing.B, i Isolation) {
+	mask := 0o077
+	spec := Spec{Argv: []string{"/bin/true"}, Umask: &mask, Stdout: io.MultiWriter(), Stderr: io.MultiWriter(), Isolation: i}
+	if _, err := Run(b.Context(), spec); err != nil {
+		b.Fatal(err)
+	}
+	for b.Loop() {
+		if _, err := Run(b.Context(), spec); err != nil {
+			b.Fatal(err)
+		}
+	}
+}
+
+func BenchmarkRunTrueBasic(b *testing.B)  { benchmarkLevel(b, Isolation{Level: Basic}) }
+func BenchmarkRunTrueStrict(b *testing.B) { benchmarkLevel(b, Isolation{Level: Strict}) }

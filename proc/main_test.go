@@ -1,9 +1,15 @@
 package proc
 
 import (
+	"os"
 	"testing"
 
 	"go.uber.org/goleak"
 )
 
-func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+func TestMain(m *testing.M) {
+	if part := parts[os.Getenv("PROC_TEST_PART")]; part != nil {
+		os.Exit(part())
+	}
+	goleak.VerifyTestMain(m)
+}

@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
-	"strconv"
 	"strings"
 	"syscall"
 
@@ -113,34 +112,123 @@ func SweepPrivateDirs(base string) {
 	}
 }
 
-// removeTree removes a directory without recursion and with two descriptors, however deep it is: directories
-// that are not empty are moved up to the top, where their turn comes. Links are removed, never followed.
+// removeTree removes a directory with all that is in it, however deep: it goes down and up again with two descriptors and
+// no recursion. Links are removed, never followed.
 func removeTree(top string) error {
 	if removeFlat(top) {
 		return nil
 	}
-	root, err := os.OpenRoot(top)
-	if errors.Is(err, os.ErrNotExist) {
+	fd, err := unix.Open(top, dirFlags, 0)
+	if errors.Is(err, unix.ENOENT) {
 		return nil
 	}
 	if err != nil {
+		return &os.PathError{Op: "remove", Path: top, Err: err}
+	}
+	w := &walk{fd: fd}
+	defer func() { _ = unix.Close(w.fd) }()
+	if err = w.enter(""); err == nil {
+		err = w.empty()
+	}
+	if err != nil {
+		return &os.PathError{Op: "remove", Path: top, Err: err}
+	}
+	return os.Remove(top)
+}
+
+const dirFlags = unix.O_RDONLY | unix.O_DIRECTORY | unix.O_NOFOLLOW | unix.O_CLOEXEC
+
+// walk is where removeTree is: in a directory, below those on its way.
+type walk struct {
+	fd  int
+	way []visited
+}
+
+type visited struct {
+	name     string // in the directory above
+	dev, ino uint64
+	left     []string // entries still to remove
+}
+
+// enter notes what is in the directory that fd has become.
+func (w *walk) enter(name string) error {
+	var stat unix.Stat_t
+	if err := unix.Fstat(w.fd, &stat); err != nil {
 		return err
 	}
-	defer func() { _ = root.Close() }()
-	for moved := 0; ; {
-		names, err := namesIn(root, ".")
+	if stat.Mode&0o700 != 0o700 { // its owner may have closed it to itself
+		_ = unix.Fchmod(w.fd, 0o700)
+	}
+	names, err := namesIn(w.fd)
+	w.way = append(w.way, visited{name, uint64(stat.Dev), stat.Ino, names})
+	return err
+}
+
+// empty removes everything below the first directory.
+func (w *walk) empty() error {
+	for {
+		here := &w.way[len(w.way)-1]
+		if len(here.left) == 0 {
+			if len(w.way) == 1 {
+				return nil
+			}
+			if err := w.leave(); err != nil {
+				return err
+			}
+			continue
+		}
+		name := here.left[len(here.left)-1]
+		here.left = here.left[:len(here.left)-1]
+		if unix.Unlinkat(w.fd, name, 0) == nil || unix.Unlinkat(w.fd, name, unix.AT_REMOVEDIR) == nil {
+			continue
+		}
+		below, err := unix.Openat(w.fd, name, dirFlags, 0)
+		if errors.Is(err, unix.EACCES) && unix.Fchmodat(w.fd, name, 0o700, 0) == nil {
+			below, err = unix.Openat(w.fd, name, dirFlags, 0)
+		}
+		if errors.Is(err, unix.ENOENT) {
+			continue
+		}
 		if err != nil {
 			return err
 		}
-		if len(names) == 0 {
-			return os.Remove(top)
-		}
-		for _, name := range names {
-			if err := removeOrFlatten(root, name, &moved); err != nil {
-				return err
-			}
+		_ = unix.Close(w.fd)
+		w.fd = below
+		if err := w.enter(name); err != nil {
+			return err
 		}
 	}
+}
+
+// leave goes back up and removes the directory it came from.
+func (w *walk) leave() error {
+	above, err := unix.Openat(w.fd, "..", dirFlags, 0)
+	if err != nil {
+		return err
+	}
+	_ = unix.Close(w.fd)
+	w.fd = above
+	from, to := w.way[len(w.way)-1], w.way[len(w.way)-2]
+	w.way = w.way[:len(w.way)-1]
+	var stat unix.Stat_t
+	if err := unix.Fstat(above, &stat); err != nil {
+		return err
+	}
+	if uint64(stat.Dev) != to.dev || stat.Ino != to.ino {
+		return fmt.Errorf("%s was moved meanwhile", from.name)
+	}
+	return unix.Unlinkat(above, from.name, unix.AT_REMOVEDIR)
+}
+
+// namesIn reads a directory without taking its descriptor over.
+func namesIn(fd int) ([]string, error) {
+	again, err := unix.Openat(fd, ".", dirFlags, 0)
+	if err != nil {
+		return nil, err
+	}
+	f := os.NewFile(uintptr(again), "directory")
+	defer func() { _ = f.Close() }()
+	return f.Readdirnames(-1)
 }
 
 // removeFlat removes a directory of files and empty directories, as most executions leave theirs. It is false where more
@@ -160,47 +248,4 @@ func removeFlat(top string) bool {
 		}
 	}
 	return unix.Rmdir(top) == nil
-}
-
-// removeOrFlatten removes one entry at the top; a directory's own directories are moved beside it first.
-func removeOrFlatten(root *os.Root, name string, moved *int) error {
-	if err := root.Remove(name); err == nil || errors.Is(err, os.ErrNotExist) {
-		return nil
-	}
-	_ = root.Chmod(name, 0o700) // its owner may have closed it to itself
-	names, err := namesIn(root, name)
-	if err != nil {
-		return fmt.Errorf("remove %s: %w", filepath.Join(root.Name(), name), err)
-	}
-	for _, below := range names {
-		path := filepath.Join(name, below)
-		if root.Remove(path) == nil {
-			continue
-		}
-		_ = root.Chmod(path, 0o700) // moving a directory rewrites its ".."
-		for {
-			*moved++
-			target := ".attune-" + strconv.Itoa(*moved)
-			if _, err := root.Lstat(target); err == nil {
-				continue
-			}
-			if err := root.Rename(path, target); err != nil {
-				return fmt.Errorf("remove %s: %w", filepath.Join(root.Name(), path), err)
-			}
-			break
-		}
-	}
-	if err := root.Remove(name); err != nil && !errors.Is(err, os.ErrNotExist) {
-		return err
-	}
-	return nil
-}
-
-func namesIn(root *os.Root, dir string) ([]string, error) {
-	f, err := root.Open(dir)
-	if err != nil {
-		return nil, err
-	}
-	defer func() { _ = f.Close() }()
-	return f.Readdirnames(-1)
 }

@@ -5,9 +5,12 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"os/signal"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
+	"syscall"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -20,45 +23,89 @@ var children = &registry{alive: map[int]*child{}}
 type registry struct {
 	mu       sync.Mutex
 	starting int // leaders that exist, or will, and are not in alive yet
+	plain    int // of all, alive and starting, those whose orphans carry no mark and come to attune
 	alive    map[int]*child
 }
 
-func (r *registry) begin() {
+// begin registers a child to come. It tells whether there are others whose orphans would look like its own.
+func (r *registry) begin(l *launch) (crowded bool) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	r.starting++
+	crowded = r.plain > 0 || os.Getpid() == 1
+	if l.ambiguous() {
+		r.plain++
+		l.child.plain = true
+	}
+	return crowded
 }
 
-func (r *registry) abort() {
+func (r *registry) abort(l *launch) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	r.starting--
+	r.clear(l.child)
+}
+
+func (r *registry) clear(c *child) {
+	if c.plain {
+		r.plain--
+		c.plain = false
+	}
 }
 
 func (r *registry) add(c *child) {
+	if c.marked {
+		c.mark = utsOf(c.pid)
+	}
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	r.starting--
 	r.alive[c.pid] = c
+	if c.contained {
+		r.clear(c)
+	}
 }
 
 func (r *registry) forget(c *child) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
+	r.clear(c)
 	if r.alive[c.pid] == c { // its pid may be another leader's by now
 		delete(r.alive, c.pid)
 	}
 }
 
-// leaders are the pids of all leaders; alone is true when there is one and no other is being started.
-func (r *registry) leaders() (pids map[int]bool, alone bool) {
+// neighbours is what one child must know of all.
+type neighbours struct {
+	leaders map[int]bool
+	marks   map[string]bool
+	alone   bool // no other child's orphans come to attune unmarked
+	settled bool // no leader is being started
+}
+
+func (r *registry) look(c *child) neighbours {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	pids = make(map[int]bool, len(r.alive))
-	for pid := range r.alive {
-		pids[pid] = true
+	n := neighbours{leaders: make(map[int]bool, len(r.alive)), marks: map[string]bool{}, settled: r.starting == 0}
+	others := r.plain
+	if c != nil && c.plain {
+		others--
 	}
-	return pids, len(r.alive) == 1 && r.starting == 0
+	n.alone = others == 0
+	for pid, other := range r.alive {
+		n.leaders[pid] = true
+		if other.mark != "" && other != c {
+			n.marks[other.mark] = true
+		}
+	}
+	return n
+}
+
+// utsOf is the UTS namespace a process is in; empty where that cannot be seen.
+func utsOf(pid int) string {
+	name, _ := os.Readlink("/proc/" + strconv.Itoa(pid) + "/ns/uts")
+	return name
 }
 
 // process is what /proc says of one.
@@ -81,6 +128,9 @@ func (c *child) killRest() int {
 			return len(killed)
 		}
 		_ = unix.Kill(-c.pid, unix.SIGKILL)
+		if c.limiter != nil {
+			c.limiter.group.kill()
+		}
 		for _, p := range rest {
 			if !p.zombie {
 				killed[p.pid] = true
@@ -94,39 +144,57 @@ func (c *child) killRest() int {
 	}
 }
 
-// rest are attune's own children that grew from c: orphans of its leader.
+// rest are the processes that grew from c and are still there: those in its control group, and orphans that came to attune.
 func (c *child) rest() []process {
-	pids, ok := orphans() // before leaders: whoever is listed here and is a leader is known there
+	pids, ok := orphans() // before look: whoever is listed here and is a leader is known there
 	if !ok {
 		return c.restWithoutProc()
 	}
-	leaders, alone := children.leaders()
+	n := children.look(c)
 	own := unix.Getpgrp()
 	var rest []process
 	for _, pid := range pids {
-		if leaders[pid] {
+		if n.leaders[pid] {
 			continue
 		}
 		p, err := readProcess(pid)
 		if err != nil || p.group == own {
 			continue // gone, or something this process started by other means
 		}
-		if c.owns(p, leaders, alone) {
+		if c.owns(p, n) {
+			rest = append(rest, p)
+		}
+	}
+	if c.limiter == nil {
+		return rest
+	}
+	for _, pid := range c.limiter.group.pids() {
+		if p, err := readProcess(pid); err == nil && pid != c.pid && !slices.ContainsFunc(rest, func(o process) bool { return o.pid == pid }) {
 			rest = append(rest, p)
 		}
 	}
 	return rest
 }
 
-// owns decides whose orphan p is: by its session or group; a daemon that left both is known by the execution's id in its
-// environment; what cannot be told apart belongs to whoever runs alone.
-func (c *child) owns(p process, leaders map[int]bool, alone bool) bool {
+// owns decides whose orphan p is: by its session or group; a daemon that left both is known by its namespace, which it cannot
+// leave, else by the execution's id in its environment; what cannot be told apart belongs to whoever runs alone.
+// An orphan that has ended is anybody's: it needs only to be reaped.
+func (c *child) owns(p process, n neighbours) bool {
 	switch {
 	case p.group == c.pid || p.session == c.pid:
 		return true
-	case leaders[p.group] || leaders[p.session]:
+	case n.leaders[p.group] || n.leaders[p.session]:
 		return false
-	case alone:
+	case p.zombie:
+		return n.settled
+	}
+	uts := utsOf(p.pid)
+	switch {
+	case c.mark != "":
+		return uts == c.mark
+	case n.marks[uts]:
+		return false
+	case n.alone && n.settled && os.Getpid() != 1: // process 1 gets orphans of processes that attune never started
 		return true
 	case c.execID != "":
 		return hasVariable(p.pid, "ATTUNE_EXEC_ID="+c.execID)
@@ -134,10 +202,17 @@ func (c *child) owns(p process, leaders map[int]bool, alone bool) bool {
 	return false
 }
 
+// hasVariable looks into a process's environment, which is empty for a moment while it executes another program.
 func hasVariable(pid int, entry string) bool {
-	data, err := os.ReadFile(fmt.Sprintf("/proc/%d/environ", pid))
-	if err != nil {
-		return false
+	var data []byte
+	for attempt := 0; attempt < 5 && len(data) == 0; attempt++ {
+		if attempt > 0 {
+			time.Sleep(time.Millisecond)
+		}
+		var err error
+		if data, err = os.ReadFile(fmt.Sprintf("/proc/%d/environ", pid)); err != nil {
+			return false
+		}
 	}
 	for _, e := range bytes.Split(data, []byte{0}) {
 		if string(e) == entry {
@@ -161,6 +236,22 @@ func reapSoon(pid int, patience time.Duration) {
 			return
 		}
 		time.Sleep(100 * time.Microsecond)
+	}
+}
+
+// reapStrays is for process 1 of a container: orphans of processes that attune never started come to it, and are to be
+// reaped when they have ended. Leaders are left to their Runs. It never returns.
+func reapStrays() {
+	ended := make(chan os.Signal, 1)
+	signal.Notify(ended, syscall.SIGCHLD)
+	for range ended {
+		pids, _ := orphans() // before look, as in rest
+		n := children.look(nil)
+		for _, pid := range pids {
+			if p, err := readProcess(pid); err == nil && p.zombie && n.settled && !n.leaders[pid] {
+				_, _ = unix.Wait4(pid, nil, unix.WNOHANG, nil)
+			}
+		}
 	}
 }
 

@@ -2,7 +2,10 @@ package proc
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
+	"os"
+	"slices"
 	"syscall"
 	"time"
 
@@ -25,8 +28,9 @@ func Run(ctx context.Context, spec Spec) (Exit, error) {
 	if err != nil {
 		return Exit{}, err
 	}
-	exit := Exit{Spawn: time.Since(begun)}
+	exit := Exit{Spawn: time.Since(begun), Isolation: child.applied}
 	defer children.forget(child)
+	defer child.letGo()
 	child.streams.start(&spec)
 	if spec.Started != nil {
 		spec.Started(child.pid)
@@ -38,17 +42,29 @@ func Run(ctx context.Context, spec Spec) (Exit, error) {
 	}()
 	exit.Cause = child.supervise(ctx, &spec, ended)
 	child.streams.drain(ctx)
-	exit.Leftovers = child.killRest()
+	if left, ok := child.dismiss(); ok {
+		exit.Leftovers = left
+	} else {
+		exit.Leftovers = child.killRest()
+	}
 	child.reap(&exit)
+	exit.Limits = child.limiter.report(&exit)
+	exit.OOMKilled = slices.ContainsFunc(exit.Limits, func(u LimitUse) bool { return u.Name == "memory" && u.Hit })
 	exit.Run = time.Since(begun) - exit.Spawn
 	return exit, nil
 }
 
 // supervise waits until the leader has ended, and sees to it that it does. It returns why it had to.
 func (c *child) supervise(ctx context.Context, spec *Spec, ended <-chan struct{}) (cause error) {
+	exceeded, stop := c.limiter.watch()
+	defer stop()
 	select {
 	case <-ended:
 		return nil
+	case cause = <-exceeded:
+		c.signal(unix.SIGKILL)
+		<-ended
+		return cause
 	case <-ctx.Done():
 		select {
 		case <-ended: // by itself, at the same time
@@ -86,7 +102,10 @@ func (c *child) supervise(ctx context.Context, spec *Spec, ended <-chan struct{}
 // its process group and session, cannot become another process's. A leader that is stopped in the
 // terminal's foreground stops attune as well.
 func (c *child) await() {
-	for {
+	if c.control != nil {
+		c.awaitAnswer()
+	}
+	for c.exited == nil {
 		var info unix.Siginfo
 		options := unix.WEXITED | unix.WNOWAIT
 		if c.tty != nil {
@@ -119,6 +138,9 @@ func (c *child) reap(exit *Exit) {
 			break
 		}
 	}
+	if c.exited != nil { // the leader was a stub, and only its child counts
+		status, usage = c.exited.Status, *c.exited.Usage
+	}
 	if c.tty != nil {
 		c.tty.takeBack()
 	}
@@ -140,14 +162,79 @@ type child struct {
 	foreground bool   // its process group lies in attune's own session
 	tty        *terminal
 	streams    streams
+	applied    Applied
+	limiter    *limiter // nil without limits
+
+	plain     bool          // counted by the registry: its orphans carry no mark and come to attune
+	release   chan struct{} // closed: the thread that started it may end; nil without one
+	marked    bool          // it has a UTS namespace of its own: mark
+	mark      string
+	contained bool          // pid is a stub's, to which orphans come: they never come to attune
+	control   *os.File      // to that stub, nil without one
+	answers   *json.Decoder // from it
+	exited    *stubAnswer   // how its child ended
 }
 
 // signal reaches the leader's process group and, as far as they can be seen, descendants in other groups.
 func (c *child) signal(sig syscall.Signal) {
+	if c.control != nil {
+		c.command(stubCommand{Signal: sig})
+		if sig != unix.SIGKILL || !c.inNamespace() {
+			return
+		}
+	}
 	_ = unix.Kill(-c.pid, sig)
+	if sig == unix.SIGKILL && c.limiter != nil {
+		c.limiter.group.kill()
+	}
 	for _, p := range descendants(c.pid) {
 		if p.group != c.pid {
 			_ = unix.Kill(p.pid, sig)
 		}
 	}
+}
+
+func (c *child) inNamespace() bool {
+	return c.applied.Guarantees[KillAll] == mechanisms(byNamespaces)[KillAll]
+}
+
+func (c *child) command(command stubCommand) {
+	_ = c.control.SetWriteDeadline(time.Now().Add(time.Second))
+	_ = json.NewEncoder(c.control).Encode(command) // a stub that is gone has left nothing to tell
+}
+
+// awaitAnswer blocks until a stub has said how its child ended, or has ended itself.
+func (c *child) awaitAnswer() {
+	var a stubAnswer
+	if err := c.answers.Decode(&a); err == nil && a.Exited && a.Usage != nil {
+		c.exited = &a
+	}
+}
+
+// dismiss has a stub end what its child left, and says how many that were. It is false where no stub answers for that.
+func (c *child) dismiss() (left int, ok bool) {
+	if c.control == nil {
+		return 0, false
+	}
+	defer func() { _ = c.control.Close() }()
+	if c.exited == nil {
+		return 0, false
+	}
+	c.command(stubCommand{Stop: true})
+	_ = c.control.SetReadDeadline(time.Now().Add(restMax))
+	var a stubAnswer
+	if err := c.answers.Decode(&a); err != nil || a.Left == nil {
+		_ = unix.Kill(c.pid, unix.SIGKILL)
+		return 0, false
+	}
+	return *a.Left, true
+}
+
+// letGo lets go of what the child needed as long as it lived.
+func (c *child) letGo() {
+	if c.release != nil {
+		close(c.release)
+		c.release = nil
+	}
+	c.limiter.close()
 }

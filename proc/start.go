@@ -45,24 +45,31 @@ func exists(path string) bool {
 
 // start makes the pipes and the process. On an error everything is closed again.
 func start(spec *Spec) (*child, error) {
+	c := &child{foreground: spec.Foreground, execID: lookup(spec.Env, "ATTUNE_EXEC_ID")}
 	fail := func(err error) (*child, error) {
-		var path *fs.PathError
-		if errors.As(err, &path) && path.Op == "fork/exec" {
-			err = path.Err
+		c.limiter.close()
+		var isolation *IsolationError
+		if errors.As(err, &isolation) {
+			return nil, err
 		}
 		return nil, &StartError{Path: first(spec.Argv), Dir: spec.Dir, Err: err}
 	}
 	if err := check(spec); err != nil {
 		return fail(err)
 	}
-	c := &child{foreground: spec.Foreground, execID: lookup(spec.Env, "ATTUNE_EXEC_ID")}
+	l, err := plan(spec, c)
+	if err != nil {
+		return fail(err)
+	}
 	files, err := c.streams.open(spec)
 	defer c.streams.closeChildEnds()
 	if err != nil {
 		c.streams.closeOwnEnds()
 		return fail(err)
 	}
-	attr := &os.ProcAttr{Dir: spec.Dir, Env: dedupe(spec.Env), Files: append(files, spec.Hold...), Sys: &syscall.SysProcAttr{}}
+	files = append(files, spec.Hold...)
+	defer stdruntime.KeepAlive(files)
+	attr := &syscall.ProcAttr{Dir: spec.Dir, Env: dedupe(spec.Env), Files: descriptors(files), Sys: &syscall.SysProcAttr{}}
 	if spec.Foreground {
 		attr.Sys.Setpgid = true
 		if c.tty = controllingTerminal(); c.tty != nil {
@@ -71,23 +78,29 @@ func start(spec *Spec) (*child, error) {
 	} else {
 		attr.Sys.Setsid = true
 	}
-	children.begin()
-	process, err := spawn(spec, attr)
-	if err != nil {
-		children.abort()
+	l.contain(children.begin(l))
+	if err := l.spawn(attr); err != nil {
+		children.abort(l)
 		if c.tty != nil {
 			c.tty.takeBack()
 		}
 		c.streams.closeOwnEnds()
+		c.letGo()
 		return fail(err)
 	}
-	c.pid = process.Pid
-	_ = process.Release() // attune waits by itself: it must see the leader end before it reaps it
 	children.add(c)
 	if spec.Foreground {
 		restoreCoreLimit(c.pid)
 	}
 	return c, nil
+}
+
+func descriptors(files []*os.File) []uintptr {
+	fds := make([]uintptr, len(files))
+	for i, f := range files {
+		fds[i] = f.Fd()
+	}
+	return fds
 }
 
 // check refuses what the kernel would cut short or misread.
@@ -117,39 +130,14 @@ func check(spec *Spec) error {
 	return nil
 }
 
-// spawn brings the child into being. It is the one place that knows how: an exec today.
-func spawn(spec *Spec, attr *os.ProcAttr) (*os.Process, error) {
-	if spec.Umask == nil {
-		return execRetrying(spec.Argv, attr)
-	}
-	type outcome struct {
-		process *os.Process
-		err     error
-	}
-	result := make(chan outcome, 1)
-	go func() {
-		// The umask belongs to the process unless a thread stops sharing it. The thread
-		// is never unlocked, so that it ends with this goroutine.
-		stdruntime.LockOSThread()
-		if err := unix.Unshare(unix.CLONE_FS); err != nil {
-			result <- outcome{nil, fmt.Errorf("a thread with a umask of its own: %w", err)}
-			return
-		}
-		unix.Umask(*spec.Umask)
-		process, err := execRetrying(spec.Argv, attr)
-		result <- outcome{process, err}
-	}()
-	o := <-result
-	return o.process, o.err
-}
-
-// execRetrying starts the program. One that somebody has open for writing cannot be started (ETXTBSY). That mostly passes: it was just
-// written, and a child that another thread is forking holds a copy of the descriptor until it execs. So it is tried for a second.
-func execRetrying(argv []string, attr *os.ProcAttr) (*os.Process, error) {
+// execRetrying starts the program at path. One that somebody has open for writing cannot be started (ETXTBSY). That mostly passes: it was
+// just written, and a child that another thread is forking holds a copy of the descriptor until it execs. So it is tried for a second.
+// There is no os.Process: attune waits by pid, and making one first tries out pidfds with a child of its own.
+func execRetrying(path string, argv []string, attr *syscall.ProcAttr) (int, error) {
 	for pause := time.Millisecond; ; pause *= 2 {
-		process, err := os.StartProcess(argv[0], argv, attr)
+		pid, err := syscall.ForkExec(path, argv, attr)
 		if !errors.Is(err, unix.ETXTBSY) || pause > 512*time.Millisecond {
-			return process, err
+			return pid, err
 		}
 		time.Sleep(pause)
 	}
@@ -205,6 +193,9 @@ func harden() {
 		if unix.Getrlimit(unix.RLIMIT_CORE, &coreLimit) == nil && coreLimit.Cur > 0 {
 			coreKnown = true
 			_ = unix.Setrlimit(unix.RLIMIT_CORE, &unix.Rlimit{Cur: 0, Max: coreLimit.Max})
+		}
+		if os.Getpid() == 1 {
+			go reapStrays()
 		}
 		if unix.CloseRange(3, ^uint(0)>>1, unix.CLOSE_RANGE_CLOEXEC) != nil {
 			closeOnExecOneByOne()

@@ -37,23 +37,32 @@ type Spec struct {
 	Foreground bool
 	Umask      *int // nil means attune's
 
+	Isolation Isolation
+	Limits    Limits
+
 	Grace   time.Duration   // between SIGTERM and SIGKILL; zero means 10 s, negative none
 	Force   <-chan struct{} // closed: SIGKILL at once; may be nil
 	Secrets *redact.Set     // may be nil
 
 	// Started, if not nil, is called once when the child exists.
 	Started func(pid int)
+
+	path string // the program, where it is not Argv[0]
 }
 
 // Exit is how a child ended.
 type Exit struct {
 	Code   int            // exit status; 128+n when it died of signal n
 	Signal syscall.Signal // 0 unless it died of a signal
-	Cause  error          // context.Cause when the context ended it, else nil
+	Cause  error          // context.Cause when the context ended it, a *LimitError when a limit did, else nil
 	// Leftovers counts descendants that were still there after the leader had exited
 	// and were killed.
 	Leftovers int
 	Usage     Usage
+	Isolation Applied
+	Limits    []LimitUse // those that were set, in the order of LimitNames
+	// OOMKilled is the control group's own count, never a guess from the exit status.
+	OOMKilled bool
 	Spawn     time.Duration // from Run's start until the child existed
 	Run       time.Duration // from then until nothing was left of it
 }

@@ -37,6 +37,7 @@ var commands = []command{
 	{"runtimes", "Show the runtimes attune knows.", func() any { return &runtimesCmd{} }},
 	{"pack", "List, show, check and create packs.", func() any { return &packCmd{} }},
 	{"env", "List, show, warm, check, move and remove environments.", func() any { return &envCmd{} }},
+	{"doctor", "Show what isolation and which limits this machine offers.", func() any { return &doctorCmd{} }},
 	{"config", "Show the configuration and where each value comes from.", func() any { return &configCmd{} }},
 	{"version", "Show the version.", func() any { return &versionCmd{} }},
 	{"completion", "Print a completion script for a shell.", func() any { return &completionCmd{} }},

@@ -17,6 +17,7 @@ import (
 
 	"github.com/attune-run/attune/executor"
 	"github.com/attune-run/attune/pack"
+	"github.com/attune-run/attune/proc"
 	"github.com/attune-run/attune/recipe"
 )
 
@@ -36,6 +37,8 @@ type configFile struct {
 	Network        string                    `yaml:"network"`         // online, prefer-offline or offline: builds
 	Locked         *bool                     `yaml:"locked"`          // refuse dependencies without lock file or hashes
 	BuildTimeout   string                    `yaml:"build_timeout"`   // longest build of an environment
+	MinIsolation   string                    `yaml:"min_isolation"`   // none, basic or strict: no request gets less
+	MaxLimits      map[string]any            `yaml:"max_limits"`      // limit → value: no request gets more
 	PackConfig     map[string]map[string]any `yaml:"pack_config"`     // pack → values over its own defaults
 
 	trustFile `yaml:",inline"`
@@ -58,6 +61,8 @@ type config struct {
 	network    recipe.Network
 	locked     bool
 	build      time.Duration
+	isolation  proc.Level  // the least
+	limits     proc.Limits // the most
 	packConfig map[string]map[string]any
 	settings   []setting // for `attune-run config`
 
@@ -103,6 +108,9 @@ func loadConfig(flags globals, environ []string) (config, error) {
 		return c, err
 	}
 	if err := c.resolveTrust(file.trustFile); err != nil {
+		return c, err
+	}
+	if err := c.resolveIsolation(file); err != nil {
 		return c, err
 	}
 	c.packConfig = file.PackConfig
@@ -323,5 +331,6 @@ func (c config) executor() executor.Config {
 		AllowEnv: c.allowEnv, PassProxies: c.proxies, MaxTimeout: c.maxTimeout,
 		PackConfig: c.packConfig, InstallScripts: c.scripts, Layers: c.layers, LayerOwners: c.owners, Shared: c.shared,
 		Network: c.network, Locked: c.locked, BuildTimeout: c.build,
+		MinIsolation: c.isolation, MaxLimits: c.limits,
 	}
 }

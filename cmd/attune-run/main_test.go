@@ -7,12 +7,15 @@ import (
 	"testing"
 
 	"github.com/rogpeppe/go-internal/testscript"
+
+	"github.com/attune-run/attune/proc"
 )
 
 // TestMain lets the scripts start this very binary as attune-run.
 func TestMain(m *testing.M) {
 	testscript.Main(m, map[string]func(){
-		"attune-run": func() { os.Exit(run(context.Background(), os.Args, stdio{os.Stdin, os.Stdout, os.Stderr})) },
+		"attune-jail": jail,
+		"attune-run":  func() { os.Exit(run(context.Background(), os.Args, stdio{os.Stdin, os.Stdout, os.Stderr})) },
 	})
 }
 
@@ -38,6 +41,9 @@ func TestScripts(t *testing.T) {
 				}
 			}
 			return nil
+		},
+		Condition: func(name string) (bool, error) { // [strict]: this machine has all that level promises
+			return name == "strict" && len(proc.Diagnose().Missing(proc.Strict)) == 0, nil
 		},
 		Cmds: map[string]func(ts *testscript.TestScript, neg bool, args []string){"exit": exitStatus, "interrupt": interrupt},
 	})

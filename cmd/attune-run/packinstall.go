@@ -96,7 +96,7 @@ func (c *packInstallCmd) Run(a *app) error {
 }
 
 func (c *packInstallCmd) limits(cfg config) pack.Limits {
-	limits := cfg.limits
+	limits := cfg.installLimits
 	if c.MaxFiles > 0 {
 		limits.Files = c.MaxFiles
 	}

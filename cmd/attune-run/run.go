@@ -2,6 +2,7 @@ package main
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -44,6 +45,9 @@ type target struct {
 	Isolation     string `placeholder:"LEVEL" help:"none, basic or strict."`
 	IsolationMode string `enum:",best-effort" default:"" placeholder:"MODE" help:"best-effort runs with what can be had."`
 
+	IsolationNetwork string   `enum:",host,none" default:"" placeholder:"N" help:"host (default) or none: the action's own network."`
+	Limit            []string `placeholder:"L=V" sep:"none" help:"Bound the action: memory=512M, pids=100, cpu=1.5, cpu_time=60, file_size, open_files, disk."`
+
 	Locked      bool   `help:"Refuse dependencies without a lock file or hashes."`
 	Network     string `enum:",online,prefer-offline,offline" default:"" placeholder:"N" help:"online, prefer-offline or offline: whether builds may reach the network."`
 	Offline     bool   `help:"The same as --network offline."`
@@ -58,6 +62,8 @@ type runCmd struct {
 	LogDir     string `placeholder:"DIR" type:"path" help:"Keep stdout, stderr and the result here."`
 	Artifacts  string `placeholder:"DIR" type:"path" help:"Copy the files of ATTUNE_ARTIFACTS_DIR here."`
 	Quiet      bool   `short:"q" help:"No progress and no warnings."`
+
+	Grace executor.Duration `placeholder:"D" help:"From SIGTERM to SIGKILL: 10s, in GitHub Actions 5s."`
 }
 
 // Help shows examples under `run --help`.
@@ -88,7 +94,7 @@ func (c *runCmd) Run(a *app) error {
 	ctx, force := signals(a.ctx)
 
 	progress := newProgress(a.std.err, a.name, c.Quiet)
-	req.Local.Force, req.Local.Grace = force, cfg.grace()
+	req.Local.Force, req.Local.Grace = force, cmp.Or(time.Duration(c.Grace), cfg.grace())
 	req.Local.Direct = c.Output == "stream" && c.ResultFile == "" && c.LogDir == ""
 	req.Local.Artifacts = c.Artifacts
 	observer := outputs.observer(progress)
@@ -107,7 +113,7 @@ func (c *runCmd) Run(a *app) error {
 func (t *target) request(a *app) (executor.Request, error) {
 	req := executor.Request{
 		Args: t.Args, SecretEnv: t.SecretEnv, Timeout: t.Timeout, RuntimeVersion: t.RuntimeVersion,
-		Isolation: t.Isolation, IsolationMode: t.IsolationMode,
+		Isolation: t.Isolation, IsolationMode: t.IsolationMode, IsolationNetwork: t.IsolationNetwork,
 		Local: &executor.Local{
 			Profile: executor.Profile(t.Profile), Cwd: t.Cwd, InheritEnv: t.InheritEnv, Stdin: a.std.in,
 			OutputFormat: t.OutputFormat, Locked: t.Locked, Network: t.network(), RetryFailed: t.RetryFailed,
@@ -124,6 +130,9 @@ func (t *target) request(a *app) (executor.Request, error) {
 		return req, err
 	}
 	if req.Env, err = pairs("--env", t.Env); err != nil {
+		return req, err
+	}
+	if req.Limits, err = limitFlags(t.Limit); err != nil {
 		return req, err
 	}
 	for _, text := range t.Param {

@@ -31,7 +31,7 @@ type secretsFile struct {
 type trust struct {
 	requireSignature bool
 	trustedKeys      []pack.PublicKey
-	limits           pack.Limits
+	installLimits    pack.Limits
 	providers        executor.Providers
 }
 
@@ -54,7 +54,7 @@ func (c *config) resolveTrust(file trustFile) (err error) {
 		return err
 	}
 	limits := file.PackInstall
-	c.limits = pack.Limits{Files: limits.MaxFiles, Bytes: int64(limits.MaxBytes), Ratio: limits.MaxRatio, Depth: limits.MaxDepth}
+	c.installLimits = pack.Limits{Files: limits.MaxFiles, Bytes: int64(limits.MaxBytes), Ratio: limits.MaxRatio, Depth: limits.MaxDepth}
 	c.providers = file.Secrets.Providers
 	for kind := range c.providers {
 		c.note("secrets.providers."+kind, "…", c.file)

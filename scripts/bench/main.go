@@ -48,7 +48,7 @@ func run() error {
 		name    string
 		measure func() error
 	}{
-		{"noop", b.noop}, {"start-up", b.startUp}, {"python", b.python}, {"detect", b.detect},
+		{"processes", b.processes}, {"noop", b.noop}, {"start-up", b.startUp}, {"python", b.python}, {"detect", b.detect},
 		{"first-python", b.firstPython}, {"first-python-uv", b.firstPythonUV}, {"ten-python", b.tenPython}, {"ten-python-uv", b.tenPythonUV},
 		{"cold-node", b.coldNode}, {"memory", b.memory}, {"redaction", b.redaction}, {"store", b.store}, {"list", b.list}, {"fifty", b.fifty},
 	} {

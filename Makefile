@@ -32,7 +32,7 @@ demo: bootstrap build ## Build, and run the examples in every language
 	@./scripts/demo $(BIN)/attune-run
 
 test: bootstrap-tests check ## Check the code and run all tests under the race detector
-	CGO_ENABLED=1 go test -race ./...
+	CGO_ENABLED=1 go test -race -timeout 30m ./...
 
 FOR       ?= 1m
 PROCESSES ?= 50

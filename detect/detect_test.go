@@ -139,7 +139,7 @@ func TestAHangingProbeIsEnded(t *testing.T) {
 	m := newMachine(t)
 	m.write("bin/lang", "exec sleep 1000")
 	m.write("opt/a/bin/lang", "echo lang 2.0.1")
-	d := New(Options{Path: m.dir + "/bin", Home: m.dir, Dir: m.dir, Timeout: 300 * time.Millisecond})
+	d := New(Options{Path: m.dir + "/bin", Home: m.dir, Dir: m.dir, Timeout: 3 * time.Second})
 	found, err := d.Find(context.Background(), m.spec, "")
 	require.NoError(t, err)
 	assert.Equal(t, "2.0.1", found.Version)

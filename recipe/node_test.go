@@ -111,7 +111,8 @@ func lock(t *testing.T, in Input, tool string) {
 	cmd.Dir = in.PackDir
 	scratch := t.TempDir()
 	cmd.Env = append(slices.Clone(in.HostEnv), "npm_config_cache="+scratch, "npm_config_store_dir="+scratch, "YARN_CACHE_FOLDER="+scratch, "YARN_NODE_LINKER=node-modules",
-		"YARN_GLOBAL_FOLDER="+scratch, "BUN_INSTALL_CACHE_DIR="+scratch, "DENO_DIR="+scratch, "YARN_ENABLE_TELEMETRY=0", "XDG_CACHE_HOME="+scratch, "XDG_STATE_HOME="+scratch)
+		"YARN_GLOBAL_FOLDER="+scratch, "BUN_INSTALL_CACHE_DIR="+scratch, "DENO_DIR="+scratch, "YARN_ENABLE_TELEMETRY=0", "XDG_CACHE_HOME="+scratch, "XDG_STATE_HOME="+scratch,
+		"CI=", "YARN_ENABLE_IMMUTABLE_INSTALLS=0") // in CI yarn would refuse to make one
 	out, err := cmd.CombinedOutput()
 	require.NoError(t, err, "%s", out)
 	for _, name := range []string{"node_modules", ".yarn"} {

@@ -306,7 +306,7 @@ func readDist(file string) (dist, error) {
 // cpanIndex maps a module to its version and its distribution's path below authors/id.
 type cpanIndex map[string]struct{ version, pathname string }
 
-// write writes the index as a CPAN mirror has it (https://www.cpan.org/modules/02packages.details.txt).
+// write writes the index as a CPAN mirror has it (modules/02packages.details.txt).
 func (c cpanIndex) write(file string) error {
 	var text strings.Builder
 	text.WriteString("File: 02packages.details.txt\n\n")

@@ -7,6 +7,7 @@ import (
 	"path/filepath"
 	"syscall"
 	"testing"
+	"time"
 
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
@@ -202,6 +203,8 @@ func TestAGrandchildWithoutDescriptors(t *testing.T) {
 				cmd := begin(env.Dir)
 				require.NoError(t, cmd.Start())
 				t.Cleanup(func() { _ = cmd.Process.Kill(); _ = cmd.Wait() })
+				// The loader maps its libraries a moment after the start.
+				require.Eventually(t, func() bool { return len(s.processesIn([]string{env.Dir})) > 0 }, time.Minute, time.Millisecond)
 				require.NoError(t, env.Close())
 				assertUntouchable(t, s, key, env.Dir)
 

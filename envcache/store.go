@@ -53,6 +53,17 @@ const (
 	sharedMode               = fs.ModeSetgid | 0o775
 )
 
+// Mode is that of the directories of a store that is made with these options.
+func (o Options) Mode() fs.FileMode {
+	switch {
+	case o.Shared:
+		return sharedMode
+	case o.Readable:
+		return readableMode
+	}
+	return privateMode
+}
+
 // Open names a store; it writes nothing: directories are made by the first build, so that a
 // read-only store serves what it holds. A directory that is a link, belongs to somebody else or can be
 // written by others is refused, for whoever can write it decides what its users run: the error is a *StoreError.
@@ -142,14 +153,7 @@ func resolve(dir string) (string, error) {
 // settleMode checks the directories that are there and decides the mode of those that will be made. A store keeps the
 // mode it was made with.
 func (s *Store) settleMode(opt Options) error {
-	switch {
-	case opt.Shared:
-		s.mode = sharedMode
-	case opt.Readable:
-		s.mode = readableMode
-	default:
-		s.mode = privateMode
-	}
+	s.mode = opt.Mode()
 	for _, path := range []string{s.root, s.version()} {
 		info, err := statDir(path)
 		if errors.Is(err, fs.ErrNotExist) {

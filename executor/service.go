@@ -7,7 +7,6 @@ import (
 	"context"
 	"fmt"
 	"io"
-	"io/fs"
 	"log/slog"
 	"os"
 	"path/filepath"
@@ -131,7 +130,7 @@ func New(cfg Config) (*Service, error) {
 		cfg.RuntimeFiles = detect.HostFiles(dir)
 	}
 	env := environment(cfg.Environ)
-	options := detect.Options{Path: env["PATH"], Home: env["HOME"], Dir: dir, Env: env, CacheFile: envcache.DetectFile(cfg.CacheDir), CacheMode: cfg.cacheMode()}
+	options := detect.Options{Path: env["PATH"], Home: env["HOME"], Dir: dir, Env: env, CacheFile: envcache.DetectFile(cfg.CacheDir), CacheMode: cfg.storeOptions().Mode()} // most executions make the first of them without opening the store
 	for _, layer := range cfg.Layers {
 		options.Memories = append(options.Memories, envcache.DetectFile(layer))
 	}
@@ -143,15 +142,8 @@ func New(cfg Config) (*Service, error) {
 	}, nil
 }
 
-// cacheMode is the mode of the store's directories: most executions make the first of them without opening the store.
-func (c *Config) cacheMode() fs.FileMode {
-	switch {
-	case c.Shared:
-		return fs.ModeSetgid | 0o775
-	case c.Readable:
-		return 0o755
-	}
-	return 0o700
+func (c *Config) storeOptions() envcache.Options {
+	return envcache.Options{Layers: c.Layers, LayerOwners: c.LayerOwners, Shared: c.Shared, Readable: c.Readable}
 }
 
 // Start prepares what the mode asks for. In worker mode everything that could not be
@@ -174,9 +166,7 @@ func (s *Service) Prepared() []Prepared { return s.prepared }
 // Store opens the environment store, once.
 func (s *Service) Store() (*envcache.Store, error) {
 	s.storeOnce.Do(func() {
-		s.store, s.storeErr = envcache.Open(s.cfg.CacheDir, envcache.Options{
-			Layers: s.cfg.Layers, LayerOwners: s.cfg.LayerOwners, Shared: s.cfg.Shared, Readable: s.cfg.Readable,
-		})
+		s.store, s.storeErr = envcache.Open(s.cfg.CacheDir, s.cfg.storeOptions())
 	})
 	return s.store, s.storeErr
 }

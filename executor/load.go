@@ -63,9 +63,10 @@ func (x *execution) load(context.Context) error {
 	return x.applySettings()
 }
 
-// checkRequest refuses a request that contradicts itself.
-func (x *execution) checkRequest() error {
-	r := &x.req
+func (x *execution) checkRequest() error { return x.req.check() }
+
+// check refuses a request that contradicts itself.
+func (r *Request) check() error {
 	switch {
 	case r.Schema != "" && r.Schema != RequestSchema:
 		return badRequest("", "schema %q is not known here, want %q", r.Schema, RequestSchema)

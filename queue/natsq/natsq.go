@@ -173,9 +173,9 @@ func isRefusal(err error) bool {
 		errors.Is(err, nats.ErrAccountAuthExpired) || errors.Is(err, nats.ErrSecureConnRequired)
 }
 
-// reconnectDelay doubles from 50 ms to 4 s, with a jitter of a half, so that thousands of clients do not come back at once.
+// reconnectDelay doubles from 50 ms to 2 s, with a jitter of a half, so that thousands of clients do not come back at once.
 func reconnectDelay(attempt int) time.Duration {
-	delay := min(50*time.Millisecond<<min(attempt, 10), 4*time.Second)
+	delay := min(50*time.Millisecond<<min(attempt, 10), 2*time.Second)
 	jitter, err := rand.Int(rand.Reader, big.NewInt(int64(delay)))
 	if err != nil {
 		return delay

@@ -193,8 +193,6 @@ func TestIdempotencyOverHTTP(t *testing.T) {
 }
 
 func TestTheHelpListsEveryVariable(t *testing.T) {
-	p := launch(t, nil)
-	p.exits()
 	var help strings.Builder
 	assert.Equal(t, 0, run([]string{"--help"}, nil, &help, io.Discard))
 	for _, o := range options {

@@ -28,8 +28,9 @@ build: ## Build static binaries into bin/
 	@ln -sf attune-run $(BIN)/attune
 	go build -trimpath -tags $(LAMBDA_TAGS) -ldflags '$(LDFLAGS)' -o $(BIN)/attune-lambda ./cmd/attune-lambda
 
-install: build ## Install attune-run, and attune as its short name, below PREFIX
+install: build ## Install attune-run, attune as its short name, and attune-lambda below PREFIX
 	install -D -m 0755 $(BIN)/attune-run $(DESTDIR)$(PREFIX)/bin/attune-run
+	install -D -m 0755 $(BIN)/attune-lambda $(DESTDIR)$(PREFIX)/bin/attune-lambda
 	ln -sf attune-run $(DESTDIR)$(PREFIX)/bin/attune
 
 demo: bootstrap build ## Build, and run the examples in every language

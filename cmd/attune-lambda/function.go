@@ -61,11 +61,12 @@ func newFunction(environ []string, overHTTP bool, log *slog.Logger) (*function, 
 		return nil, err
 	}
 	engine := cfg.Executor()
-	engine.Environ, engine.Log, engine.Masked, engine.Grace = environ, log, credentialsIn(env), lambdaGrace
+	name := env["AWS_LAMBDA_FUNCTION_NAME"]
+	engine.Environ, engine.Log, engine.Masked, engine.Grace, engine.Worker = environ, log, credentialsIn(env), lambdaGrace, name
 	if overHTTP {
 		engine.Grace = httpGrace
 	}
-	f := &function{settings: s, name: env["AWS_LAMBDA_FUNCTION_NAME"], log: log, slots: make(chan struct{}, s.concurrency), running: semaphore.NewWeighted(math.MaxInt64)}
+	f := &function{settings: s, name: name, log: log, slots: make(chan struct{}, s.concurrency), running: semaphore.NewWeighted(math.MaxInt64)}
 	if f.service, err = executor.New(engine); err != nil {
 		return nil, err
 	}
@@ -116,7 +117,7 @@ func (f *function) runOnce(ctx context.Context, in invocation, c *call, log *slo
 	if err := f.hasTime(in); err != nil {
 		return refused(err)
 	}
-	if f.ledger == nil {
+	if f.ledger == nil || c.fresh {
 		return f.execute(ctx, in, c, log)
 	}
 	entry, err := f.ledger.begin(ctx, f.name, c, in.until)
@@ -186,7 +187,10 @@ func (f *function) allowed(c *call) error {
 		}
 		return nil
 	}
-	if r.Script != nil {
+	switch {
+	case r.NotBefore != "":
+		return malformed("not_before is for a pool of workers: a function runs what it gets at once")
+	case r.Script != nil:
 		return forbidden("a request names an action here, never a script", "")
 	}
 	r.Action = cmp.Or(r.Action, f.action)

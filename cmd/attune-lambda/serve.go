@@ -127,6 +127,9 @@ func (s *server) execute(w http.ResponseWriter, r *http.Request, body []byte) {
 		w.WriteHeader(http.StatusNoContent) // a broker brought back what was replied: to run it again would never end
 		return
 	}
+	if c.id == "" { // X-Request-Id is often that of a whole trace, so that it says nothing about this request
+		c.id, c.fresh = uuid.Must(uuid.NewV7()).String(), true
+	}
 	o := f.run(r.Context(), in, c.call)
 	if o.refused != nil {
 		reply(w, o.refused.status, refusalBody(o.refused))

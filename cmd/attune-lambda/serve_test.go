@@ -188,6 +188,10 @@ func TestIdempotencyOverHTTP(t *testing.T) {
 		assert.Equal(t, 200, status, body)
 	}
 	assert.Equal(t, 3, runs(t, file))
+	for range 2 {
+		exchange(t, "POST", url, `{"file":"`+file+`","code":0}`, "X-Request-Id", "of-a-whole-trace")
+	}
+	assert.Equal(t, 5, runs(t, file))
 	status, _, body := exchange(t, "POST", url, `{"file":"`+file+`","code":1}`, "Idempotency-Key", "order 7")
 	assert.Equal(t, 400, status, body)
 }

@@ -59,6 +59,8 @@ type Server struct {
 	http     *http.Server
 	queue    chan *pending
 	ended    chan struct{} // closed by Close
+	ready    chan struct{} // closed when the function has asked for its first event
+	once     sync.Once
 
 	mu      sync.Mutex
 	running map[string]*pending // handed out and not answered
@@ -78,7 +80,7 @@ func Start() (*Server, error) {
 	if err != nil {
 		return nil, fmt.Errorf("runtime API: %w", err)
 	}
-	s := &Server{listener: listener, queue: make(chan *pending), ended: make(chan struct{}), running: map[string]*pending{}, noStart: make(chan struct{})}
+	s := &Server{listener: listener, queue: make(chan *pending), ended: make(chan struct{}), ready: make(chan struct{}), running: map[string]*pending{}, noStart: make(chan struct{})}
 	mux := http.NewServeMux()
 	mux.HandleFunc("GET "+version+"/invocation/next", s.next)
 	mux.HandleFunc("POST "+version+"/invocation/{id}/response", s.response)
@@ -91,6 +93,9 @@ func Start() (*Server, error) {
 
 // Addr is what AWS_LAMBDA_RUNTIME_API holds: host and port.
 func (s *Server) Addr() string { return s.listener.Addr().String() }
+
+// Ready is closed when the function has asked for its first event: its init is over.
+func (s *Server) Ready() <-chan struct{} { return s.ready }
 
 // Close ends the server and what waits for it.
 func (s *Server) Close() error {
@@ -130,6 +135,7 @@ func (s *Server) take(id string) (*pending, bool) {
 }
 
 func (s *Server) next(w http.ResponseWriter, r *http.Request) {
+	s.once.Do(func() { close(s.ready) })
 	var p *pending
 	select {
 	case p = <-s.queue:

@@ -25,7 +25,7 @@ const stubName = "attune:inplace"
 
 func init() {
 	if len(os.Args) > 2 && os.Args[0] == stubName {
-		_, _ = fmt.Fprintln(os.Stderr, become(os.Args[1], os.Args[2:]))
+		_, _ = fmt.Fprintln(os.Stderr, become(os.Args[1], os.Args[2], os.Args[3:]))
 		syscall.Exit(failed)
 	}
 }
@@ -39,12 +39,12 @@ type stubConfig struct {
 	Dir    string
 }
 
-// Command is a command that runs argv, whose first word is an absolute path as the program will see it, in the directory dir as it will see it,
-// with the places as said. It dies with this process. Its SysProcAttr may be added to.
-func Command(ctx context.Context, places []Place, dir string, argv ...string) *exec.Cmd {
+// Command is a command that runs the program at path with argv, its name and arguments, in the directory dir, both as the program will see them, with the
+// places as said. It dies with this process. Its SysProcAttr may be added to.
+func Command(ctx context.Context, places []Place, dir, path string, argv ...string) *exec.Cmd {
 	config, _ := json.Marshal(stubConfig{places, dir}) // nothing but texts
 	cmd := exec.CommandContext(ctx, "/proc/self/exe")
-	cmd.Args = append([]string{stubName, string(config)}, argv...)
+	cmd.Args = append([]string{stubName, string(config), path}, argv...)
 	cmd.SysProcAttr = &syscall.SysProcAttr{Cloneflags: syscall.CLONE_NEWNS, Pdeathsig: syscall.SIGKILL}
 	if uid := os.Geteuid(); uid != 0 {
 		cmd.SysProcAttr.Cloneflags |= syscall.CLONE_NEWUSER
@@ -56,7 +56,7 @@ func Command(ctx context.Context, places []Place, dir string, argv ...string) *e
 
 // Check tells why directories cannot be placed on this machine; nil when they can.
 func Check(ctx context.Context, places []Place) error {
-	out, err := Command(ctx, places, "/", "/proc/self/exe", checkArg).CombinedOutput()
+	out, err := Command(ctx, places, "/", "").CombinedOutput()
 	var exit *exec.ExitError
 	if text := strings.TrimSpace(string(out)); errors.As(err, &exit) && text != "" {
 		return errors.New(text)
@@ -67,11 +67,8 @@ func Check(ctx context.Context, places []Place) error {
 	return nil
 }
 
-// checkArg as the program's only argument makes a stub that has placed everything end.
-const checkArg = "check"
-
-// become is the stub: it is alone in a mount namespace.
-func become(config string, argv []string) error {
+// become is the stub: it is alone in a mount namespace. Without a path it ends when everything is in its place.
+func become(config, path string, argv []string) error {
 	runtime.LockOSThread()
 	var told stubConfig
 	if err := json.Unmarshal([]byte(config), &told); err != nil {
@@ -96,13 +93,13 @@ func become(config string, argv []string) error {
 			return err
 		}
 	}
-	if len(argv) == 2 && argv[1] == checkArg && argv[0] == "/proc/self/exe" {
+	if path == "" {
 		syscall.Exit(0)
 	}
 	if err := os.Chdir(told.Dir); err != nil {
 		return err
 	}
-	return fmt.Errorf("start %s: %w", argv[0], syscall.Exec(argv[0], argv, os.Environ()))
+	return fmt.Errorf("start %s: %w", path, syscall.Exec(path, argv, os.Environ()))
 }
 
 // makeVisible makes sure that there is a directory at path, without a trace on the disk: what lies above it is replaced by a copy

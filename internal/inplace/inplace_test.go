@@ -20,7 +20,7 @@ func TestAProgramSeesTheDirectoryElsewhere(t *testing.T) {
 	require.NoError(t, err)
 	places := []inplace.Place{{Dir: dir, At: at}, {Dir: t.TempDir(), At: "/tmp"}}
 	require.NoError(t, inplace.Check(t.Context(), places))
-	out, err := inplace.Command(t.Context(), places, at, "/bin/sh", "-c", "cat here; ls /tmp; echo made > "+at+"/there; ls -A /var").CombinedOutput()
+	out, err := inplace.Command(t.Context(), places, at, "/bin/sh", "sh", "-c", "cat here; ls /tmp; echo made > "+at+"/there; ls -A /var").CombinedOutput()
 	require.NoError(t, err, "%s", out)
 	want := []string{"content", "attune-test"}
 	for _, entry := range before {

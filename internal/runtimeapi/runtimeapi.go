@@ -117,11 +117,23 @@ func (s *Server) Invoke(ctx context.Context, in Invocation) (Answer, error) {
 		case <-s.noStart:
 			return Answer{}, s.failed
 		case <-ctx.Done():
-			s.take(in.ID)
-			return Answer{}, context.Cause(ctx)
+			return s.giveUp(ctx, p)
 		case <-s.ended:
 			return Answer{}, net.ErrClosed
 		}
+	}
+}
+
+// giveUp ends a wait for want of time or of the function. What it said before counts.
+func (s *Server) giveUp(ctx context.Context, p *pending) (Answer, error) {
+	s.take(p.ID)
+	select {
+	case answer := <-p.answer:
+		return answer, nil
+	case <-s.noStart:
+		return Answer{}, s.failed
+	default:
+		return Answer{}, context.Cause(ctx)
 	}
 }
 

@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 
 	"github.com/attune-run/attune/executor"
@@ -85,7 +86,7 @@ func (c *bundleCmd) report(a *app, target bundle.Target, report bundle.Report) e
 		_, _ = fmt.Fprintf(a.std.err, "%s: warning: %s\n", a.name, warning)
 	}
 	table, count := [][]string{}, map[string]int{}
-	for _, e := range report.Environments {
+	for _, e := range slices.Concat(report.Environments, report.Others) {
 		table = append(table, []string{strings.Join(e.Actions, " "), e.Runtime, e.Version, e.State, e.Reason})
 		count[e.State] += len(e.Actions)
 	}

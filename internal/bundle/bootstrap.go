@@ -4,6 +4,7 @@ import (
 	"debug/elf"
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"os"
 	"path/filepath"
@@ -61,7 +62,7 @@ func unfit(t Target, path string) string {
 	switch {
 	case errors.Is(err, fs.ErrNotExist):
 		return notThere
-	case errors.As(err, &format):
+	case errors.As(err, &format) || errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF):
 		return "is no program for Linux"
 	case err != nil:
 		return "cannot be read: " + err.Error()

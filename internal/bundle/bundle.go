@@ -47,6 +47,8 @@ type Options struct {
 type Report struct {
 	Schema string `json:"schema"` // "attune.bundle-report/v1"
 	Manifest
+	Others []Environment `json:"others"` // of the chosen actions that have none in it
+
 	Output   string `json:"output"`
 	Files    int    `json:"files"`
 	Unpacked int64  `json:"unpacked_bytes"`
@@ -62,7 +64,7 @@ type Manifest struct {
 	Layer        bool          `json:"layer"`
 	Attune       string        `json:"attune"` // version
 	Packs        []Pack        `json:"packs"`
-	Environments []Environment `json:"environments"`
+	Environments []Environment `json:"environments"` // those in it; nothing here tells of the machine that made it
 }
 
 const (
@@ -99,6 +101,7 @@ const (
 func Build(ctx context.Context, o Options) (Report, error) {
 	b := &builder{Options: o, layout: o.Target.layout(o.Layer)}
 	defer b.close()
+	b.others = []Environment{}
 	b.manifest = Manifest{Schema: manifestSchema, Target: o.Target.Name, Layer: o.Layer, Attune: version.String(), Packs: []Pack{}, Environments: []Environment{}}
 	for _, step := range []func(context.Context) error{b.addPacks, b.openStore, b.addEnvironments, b.addPrograms} {
 		if err := step(ctx); err != nil {
@@ -111,7 +114,7 @@ func Build(ctx context.Context, o Options) (Report, error) {
 	}
 	s, err := write(o.Output, entries, b.accept)
 	return Report{
-		Schema: reportSchema, Manifest: b.manifest, Output: o.Output, Files: s.files, Unpacked: s.unpacked, Packed: s.packed, Warnings: b.warnings,
+		Schema: reportSchema, Manifest: b.manifest, Others: b.others, Output: o.Output, Files: s.files, Unpacked: s.unpacked, Packed: s.packed, Warnings: b.warnings,
 	}, err
 }
 
@@ -120,6 +123,7 @@ type builder struct {
 	Options
 	layout   layout
 	manifest Manifest
+	others   []Environment
 	warnings []string
 	entries  []entry
 	cleanup  []func()
@@ -353,7 +357,11 @@ func (b *builder) settle(rows []executor.Prepared) (ids []string, err error) {
 			e.State, e.Key = Bundled, row.Key
 			ids = append(ids, row.Key)
 		}
-		b.manifest.Environments = append(b.manifest.Environments, e)
+		if e.State == Bundled {
+			b.manifest.Environments = append(b.manifest.Environments, e)
+		} else {
+			b.others = append(b.others, e)
+		}
 	}
 	if len(failures) > 0 {
 		return nil, fmt.Errorf("environments cannot be built: %w", errors.Join(failures...))

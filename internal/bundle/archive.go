@@ -139,7 +139,7 @@ func writeDir(output string, entries []entry, accept func(size) error) (s size, 
 func (e entry) put(dir string, s *size) error {
 	target := filepath.Join(dir, filepath.FromSlash(e.name))
 	if e.mode.IsDir() {
-		return os.Mkdir(target, e.mode.Perm())
+		return errors.Join(os.Mkdir(target, e.mode.Perm()), os.Chmod(target, e.mode.Perm())) // whatever the umask is
 	}
 	data, err := e.content()
 	if err != nil {

@@ -85,16 +85,17 @@ func (c *bundleCmd) report(a *app, target bundle.Target, report bundle.Report) e
 	for _, warning := range report.Warnings {
 		_, _ = fmt.Fprintf(a.std.err, "%s: warning: %s\n", a.name, warning)
 	}
-	table, count := [][]string{}, map[string]int{}
+	table, actions := [][]string{}, map[string][]string{} // by state
 	for _, e := range slices.Concat(report.Environments, report.Others) {
 		table = append(table, []string{strings.Join(e.Actions, " "), e.Runtime, e.Version, e.State, e.Reason})
-		count[e.State] += len(e.Actions)
+		actions[e.State] = append(actions[e.State], e.Actions...)
 	}
-	if n := count[bundle.NoUse]; n > 0 {
-		_, _ = fmt.Fprintf(a.std.err, "%s: warning: %d actions cannot run at the target, which has no runtime for them\n", a.name, n)
+	if names := actions[bundle.NoUse]; len(names) > 0 {
+		_, _ = fmt.Fprintf(a.std.err, "%s: warning: %s: the target has no runtime for that\n", a.name, strings.Join(names, ", "))
 	}
-	if n := count[bundle.LeftOut]; n > 0 {
-		_, _ = fmt.Fprintf(a.std.err, "%s: warning: %d actions have no environment in the bundle; the function builds it when it is needed, if it can\n  hint: %s\n", a.name, n, target.Remedy())
+	if names := actions[bundle.LeftOut]; len(names) > 0 {
+		_, _ = fmt.Fprintf(a.std.err, "%s: warning: %s: no environment in the bundle; the function builds it when it is needed, if it can\n  hint: %s\n",
+			a.name, strings.Join(names, ", "), target.Remedy())
 	}
 	if c.JSON {
 		return printJSON(a.std.out, report)

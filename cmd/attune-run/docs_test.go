@@ -15,7 +15,7 @@ import (
 // TestDocsAreTrue runs the commands of each page's console blocks, in order, in one shell, and compares what they
 // print; "..." stands for anything.
 func TestDocsAreTrue(t *testing.T) {
-	for _, page := range []string{"quick-start.md", "environments.md"} {
+	for _, page := range []string{"quick-start.md", "environments.md", "lambda.md"} {
 		t.Run(page, func(t *testing.T) { pageIsTrue(t, page) })
 	}
 }
@@ -28,6 +28,10 @@ func pageIsTrue(t *testing.T, page string) {
 	require.NoError(t, err)
 	a.write("show.sh", "read -r document\ntoken=${document#*:\\\"}\necho \"the token is ${token%\\\"*}\"\n")
 	a.env = append(a.env, "ATTUNE_PACKS="+a.dir+"/packs:"+packs)
+	if page == "lambda.md" { // begins where `make lambda` ended
+		require.NoError(t, os.Mkdir(a.dir+"/bin", 0o755))
+		require.NoError(t, os.Symlink(bootstrap(t, "amd64"), a.dir+"/bin/attune-lambda-x86_64"))
+	}
 	var script strings.Builder
 	var expected []string
 	for _, block := range regexp.MustCompile("(?s)```console\n(.*?)```").FindAllStringSubmatch(string(text), -1) {

@@ -93,31 +93,34 @@ func (l Local) Invoke(ctx context.Context, events [][]byte, answered func(runtim
 
 // one is one invocation.
 func (l Local) one(ctx context.Context, api *runtimeapi.Server, cmd *exec.Cmd, ended <-chan struct{}, event []byte) (runtimeapi.Answer, error) {
-	ctx, cancel := context.WithCancelCause(ctx)
+	alive, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
 	go func() {
 		select {
 		case <-ended:
-			init := true
-			select {
-			case <-api.Ready():
-				init = false
-			default:
-			}
-			cancel(&ExitError{Init: init, Status: cmd.ProcessState.String()})
-		case <-ctx.Done():
+			cancel(&ExitError{Init: !isClosed(api.Ready()), Status: cmd.ProcessState.String()})
+		case <-alive.Done():
 		}
 	}()
 	select { // the time of an invocation begins when the function is ready for it
 	case <-api.Ready():
-	case <-ctx.Done():
+	case <-alive.Done():
 	case <-time.After(l.Timeout):
 	}
-	ctx, stop := context.WithTimeoutCause(ctx, l.Timeout, ErrTimeout)
+	timed, stop := context.WithTimeoutCause(alive, l.Timeout, ErrTimeout)
 	defer stop()
-	return api.Invoke(ctx, runtimeapi.Invocation{
+	return api.Invoke(timed, runtimeapi.Invocation{
 		Event: event, Deadline: time.Now().Add(l.Timeout), FunctionARN: "arn:aws:lambda:local:000000000000:function:" + functionName,
 	})
+}
+
+func isClosed(c <-chan struct{}) bool {
+	select {
+	case <-c:
+		return true
+	default:
+		return false
+	}
 }
 
 const functionName = "attune-local"

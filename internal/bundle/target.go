@@ -170,5 +170,5 @@ const (
 	cacheName     = "cache"
 )
 
-func (l layout) packs() string { return filepath.Join(l.root, l.base, packsName) }
+// cache is where environments lie.
 func (l layout) cache() string { return filepath.Join(l.root, l.base, cacheName) }

@@ -239,12 +239,13 @@ func TestWhatCannotBeBuiltForTheTargetIsSaid(t *testing.T) {
 
 func TestAManagedRuntimeHandsOverToAttune(t *testing.T) {
 	a := bundler(t)
-	a.bundle("lambda:python3.13", "fn.zip", "--actions", "deps.shell")
+	a.bundle("lambda:python3.13", "fn.zip", "--actions", "deps.shell", "--bootstrap", a.fakeBootstrap(elf.EM_X86_64))
 	all := names(t, a.dir+"/fn.zip")
 	assert.Equal(t, fs.FileMode(0o755), all["attune-exec"])
 	assert.Equal(t, fs.FileMode(0o755), all["bootstrap"])
 	assert.Equal(t, fs.FileMode(0o644), all["packs/deps/lib/helper.py"])
-	results := a.invoke("fn.zip", a.request("deps.shell", "{}"))
+	a.bundle("lambda:python3.13", "fn", "--actions", "deps.shell")
+	results := a.invoke("fn", a.request("deps.shell", "{}"))
 	assert.Equal(t, "from a shell\n", results[0].Stdout)
 }
 

@@ -52,7 +52,8 @@ const (
 	firstNodeOn2023   = 20
 )
 
-var managed = regexp.MustCompile(`^(?:python3\.(\d+)|nodejs(\d+)\.x)$`)
+// managedNames is compiled where it is needed, for every start of attune would pay for it.
+const managedNames = `^(?:python3\.(\d+)|nodejs(\d+)\.x)$`
 
 // ParseTarget reads "lambda:" and provided.al2023, python3.N, nodejsN.x or image, then "-x86_64" or "-arm64"; without an architecture it is this
 // machine's. image is a container image with the interpreters of the machine that this runs on.
@@ -65,7 +66,7 @@ func ParseTarget(text string) (Target, error) {
 		}
 		name = name[:at]
 	}
-	match := managed.FindStringSubmatch(name)
+	match := regexp.MustCompile(managedNames).FindStringSubmatch(name)
 	switch {
 	case !ok || match == nil && name != "provided.al2023" && name != "image":
 		return t, fmt.Errorf("target %q is not known; write lambda:provided.al2023, lambda:python3.13, lambda:nodejs22.x or lambda:image, "+

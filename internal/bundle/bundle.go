@@ -168,10 +168,14 @@ func (b *builder) addPacks(context.Context) error {
 			return fmt.Errorf("pack %s: %w", p.Ref, err)
 		}
 	}
-	if len(b.manifest.Packs) == 0 {
-		return fmt.Errorf("no action of %s is named %s", strings.Join(b.Engine.Packs, ", "), strings.Join(b.Actions, " or "))
+	switch searched := strings.Join(b.Engine.Packs, ", "); {
+	case len(b.manifest.Packs) > 0:
+		return nil
+	case len(b.Actions) == 0:
+		return fmt.Errorf("there are no packs with actions in %s", searched)
+	default:
+		return fmt.Errorf("no action in %s is named %s", searched, strings.Join(b.Actions, " or "))
 	}
-	return nil
 }
 
 // choose notes which actions of a pack are wanted.

@@ -119,3 +119,11 @@ func TestADirectoryIsClaimedOnce(t *testing.T) {
 	require.ErrorContains(t, err, "is in use on this machine")
 	assert.DirExists(t, dir+"/somebody's")
 }
+
+func TestNothingToBundle(t *testing.T) {
+	dir := t.TempDir()
+	b := &builder{Options: Options{Engine: executor.Config{Packs: []string{dir}}}}
+	require.EqualError(t, b.addPacks(t.Context()), "there are no packs with actions in "+dir)
+	b.Actions = []string{"a.*", "b.*"}
+	require.EqualError(t, b.addPacks(t.Context()), "no action in "+dir+" is named a.* or b.*")
+}

@@ -9,6 +9,7 @@ import (
 
 	"github.com/attune-run/attune/executor"
 	"github.com/attune-run/attune/internal/bundle"
+	"github.com/attune-run/attune/internal/config"
 	"github.com/attune-run/attune/recipe"
 )
 
@@ -56,7 +57,7 @@ func (c *bundleCmd) Run(a *app) error {
 			return err
 		}
 	}
-	cfg, err := loadConfig(a.cli.globals, os.Environ())
+	cfg, err := config.Load(a.cli.flags(), config.Defaults{}, os.Environ())
 	if err != nil {
 		return err
 	}
@@ -69,7 +70,7 @@ func (c *bundleCmd) Run(a *app) error {
 		return err
 	}
 	report, err := bundle.Build(ctx, bundle.Options{
-		Target: target, Layer: c.As == "layer", Output: c.Output, Bootstrap: bootstrap, Actions: c.Actions, Engine: cfg.executor(),
+		Target: target, Layer: c.As == "layer", Output: c.Output, Bootstrap: bootstrap, Actions: c.Actions, Engine: cfg.Executor(),
 		Prepare: executor.PrepareOptions{
 			Concurrency: c.Concurrency, Locked: c.Locked, Network: recipe.Network(c.Network), Progress: progressOf(a, c.Quiet),
 		},

@@ -14,6 +14,7 @@ import (
 	"github.com/alecthomas/kong"
 
 	"github.com/attune-run/attune/executor"
+	"github.com/attune-run/attune/internal/config"
 	"github.com/attune-run/attune/internal/nearest"
 )
 
@@ -79,6 +80,10 @@ type globals struct {
 	Shared bool     `help:"The cache belongs to its group. [$ATTUNE_SHARED]"`
 }
 
+func (g globals) flags() config.Flags {
+	return config.Flags{Packs: g.Packs, Cache: g.Cache, Layers: g.Layer, Shared: g.Shared}
+}
+
 // app is what a command works with.
 type app struct {
 	ctx    context.Context
@@ -89,14 +94,14 @@ type app struct {
 }
 
 // service makes the engine from the configuration, in agent mode.
-func (a *app) service() (*executor.Service, config, error) {
-	cfg, err := loadConfig(a.cli.globals, os.Environ())
+func (a *app) service() (*executor.Service, config.Config, error) {
+	cfg, err := config.Load(a.cli.flags(), config.Defaults{}, os.Environ())
 	if err != nil {
-		return nil, config{}, err
+		return nil, config.Config{}, err
 	}
-	service, err := executor.New(cfg.executor())
+	service, err := executor.New(cfg.Executor())
 	if err != nil {
-		return nil, config{}, err
+		return nil, config.Config{}, err
 	}
 	return service, cfg, service.Start(a.ctx)
 }

@@ -53,6 +53,19 @@ func pageIsTrue(t *testing.T, page string) {
 	}
 }
 
+// Every variable that attune-lambda --help names is explained.
+func TestTheVariablesOfAFunctionAreDocumented(t *testing.T) {
+	help, err := exec.Command(bootstrap(t, "amd64"), "--help").Output()
+	require.NoError(t, err)
+	page, err := os.ReadFile("../../docs/lambda.md")
+	require.NoError(t, err)
+	names := regexp.MustCompile(`\b(ATTUNE|AWS)_[A-Z_]*[A-Z]\b`).FindAllString(string(help), -1)
+	require.NotEmpty(t, names)
+	for _, name := range names {
+		assert.Contains(t, string(page), "`"+name+"`")
+	}
+}
+
 // splitStep separates a command, with its here-document, from its output.
 func splitStep(step string) (command, output string) {
 	lines := strings.Split(strings.TrimRight(step, "\n"), "\n")

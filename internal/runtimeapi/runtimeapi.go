@@ -23,7 +23,10 @@ import (
 // (https://docs.aws.amazon.com/lambda/latest/dg/gettingstarted-limits.html; the exact number is the one Lambda's own errors give).
 const MaxPayload = 6291556
 
-const version = "/2018-06-01/runtime"
+const (
+	version    = "/2018-06-01/runtime"
+	extensions = "/2020-01-01/extension" // https://docs.aws.amazon.com/lambda/latest/dg/runtimes-extensions-api.html
+)
 
 // Invocation is one event for the function.
 type Invocation struct {
@@ -61,6 +64,7 @@ type Server struct {
 	ended    chan struct{} // closed by Close
 	ready    chan struct{} // closed when the function has asked for its first event
 	once     sync.Once
+	close    sync.Once
 
 	mu      sync.Mutex
 	running map[string]*pending // handed out and not answered
@@ -86,6 +90,8 @@ func Start() (*Server, error) {
 	mux.HandleFunc("POST "+version+"/invocation/{id}/response", s.response)
 	mux.HandleFunc("POST "+version+"/invocation/{id}/error", s.failure)
 	mux.HandleFunc("POST "+version+"/init/error", s.initError)
+	mux.HandleFunc("POST "+extensions+"/register", register)
+	mux.HandleFunc("GET "+extensions+"/event/next", s.idle)
 	s.http = &http.Server{Handler: mux, ReadHeaderTimeout: 10 * time.Second}
 	go func() { _ = s.http.Serve(listener) }()
 	return s, nil
@@ -97,9 +103,9 @@ func (s *Server) Addr() string { return s.listener.Addr().String() }
 // Ready is closed when the function has asked for its first event: its init is over.
 func (s *Server) Ready() <-chan struct{} { return s.ready }
 
-// Close ends the server and what waits for it.
+// Close ends the server and what waits for it. It may be called again.
 func (s *Server) Close() error {
-	close(s.ended)
+	s.close.Do(func() { close(s.ended) })
 	return s.http.Close()
 }
 
@@ -224,6 +230,21 @@ func (s *Server) initError(w http.ResponseWriter, r *http.Request) {
 	}
 	s.mu.Unlock()
 	accept(w)
+}
+
+// register takes an extension, as a function is one to itself that wants SIGTERM before it ends.
+func register(w http.ResponseWriter, _ *http.Request) {
+	w.Header().Set("Lambda-Extension-Identifier", uuid.NewString())
+	w.Header().Set("Content-Type", "application/json")
+	_, _ = io.WriteString(w, `{"functionName":"local","functionVersion":"$LATEST","handler":"local"}`+"\n")
+}
+
+// idle has no events for extensions.
+func (s *Server) idle(_ http.ResponseWriter, r *http.Request) {
+	select {
+	case <-r.Context().Done():
+	case <-s.ended:
+	}
 }
 
 // errorDocument is the body of an error, both ways.

@@ -132,3 +132,23 @@ func TestAnInvocationThatIsGivenUp(t *testing.T) {
 	require.ErrorIs(t, (<-done).err, enough)
 	require.Equal(t, http.StatusBadRequest, f.post("/invocation/late/response", []byte("{}")))
 }
+
+func TestAnExtensionIsTakenAndIdle(t *testing.T) {
+	s, _ := start(t)
+	base := "http://" + s.Addr() + "/2020-01-01/extension"
+	answer, err := http.Post(base+"/register", "application/json", bytes.NewReader([]byte(`{"events": []}`)))
+	require.NoError(t, err)
+	_ = answer.Body.Close()
+	assert.Equal(t, http.StatusOK, answer.StatusCode)
+	assert.NotEmpty(t, answer.Header.Get("Lambda-Extension-Identifier"))
+	ended := make(chan error, 1)
+	go func() {
+		answer, err := http.Get(base + "/event/next")
+		if err == nil {
+			_ = answer.Body.Close()
+		}
+		ended <- err
+	}()
+	require.NoError(t, s.Close())
+	<-ended
+}

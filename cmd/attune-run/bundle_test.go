@@ -30,7 +30,11 @@ var bootstraps = map[string]func() (string, error){"amd64": builtOnce("amd64"), 
 
 func builtOnce(arch string) func() (string, error) {
 	return sync.OnceValues(func() (string, error) {
-		path := filepath.Join(os.TempDir(), "attune-lambda-test-"+arch)
+		self, err := os.Executable()
+		if err != nil {
+			return "", err
+		}
+		path := filepath.Join(filepath.Dir(self), "attune-lambda-test-"+arch) // go test removes this directory
 		cmd := exec.Command("go", "build", "-tags", "lambda.norpc", "-trimpath", "-ldflags", "-s -w", "-o", path, "../attune-lambda")
 		cmd.Env = append(os.Environ(), "CGO_ENABLED=0", "GOOS=linux", "GOARCH="+arch)
 		out, err := cmd.CombinedOutput()
@@ -237,6 +241,15 @@ func TestWhatCannotBeBuiltForTheTargetIsSaid(t *testing.T) {
 	assert.NoFileExists(t, a.dir+"/none.zip")
 }
 
+func TestAFunctionForArm64IsMadeAnywhere(t *testing.T) {
+	a := bundler(t)
+	a.bundle("lambda:provided.al2023-arm64", "fn", "--actions", "deps.shell", "--bootstrap", bootstrap(t, "arm64"))
+	program, err := elf.Open(a.dir + "/fn/bootstrap")
+	require.NoError(t, err)
+	defer func() { _ = program.Close() }()
+	assert.Equal(t, elf.EM_AARCH64, program.Machine)
+}
+
 func TestAManagedRuntimeHandsOverToAttune(t *testing.T) {
 	a := bundler(t)
 	a.bundle("lambda:python3.13", "fn.zip", "--actions", "deps.shell", "--bootstrap", a.fakeBootstrap(elf.EM_X86_64))
@@ -259,8 +272,10 @@ func TestBundlingWithoutRoot(t *testing.T) {
 	require.NoError(t, os.Chmod(a.dir, 0o777))
 	program := filepath.Join(a.dir, "attune-run")
 	copyProgram(t, program)
+	lambda := filepath.Join(a.dir, "lambda")
+	copyFile(t, bootstrap(t, "amd64"), lambda)
 	run := func(more ...string) string {
-		args := []string{"bundle", "-q", "--for", "lambda:image", "--packs", "packs", "--actions", "deps.python", "--actions", "deps.node", "--bootstrap", bootstrap(t, "amd64")}
+		args := []string{"bundle", "-q", "--for", "lambda:image", "--packs", "packs", "--actions", "deps.python", "--actions", "deps.node", "--bootstrap", lambda}
 		cmd := exec.Command(program, append(args, more...)...)
 		cmd.Dir, cmd.Env = a.dir, a.env
 		cmd.SysProcAttr = &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: nobody, Gid: nobody}}

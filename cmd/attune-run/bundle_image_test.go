@@ -72,6 +72,7 @@ func TestABundleMadeInTheRuntimesBaseImage(t *testing.T) {
 	a := bundler(t)
 	lang, version := baseImage(t)
 	a.env = append(a.env, "PATH=/var/lang/bin:/usr/bin:/bin")
+	bootstrap(t, own)
 	inImage := func(args ...string) []byte {
 		cmd := inplace.Command(context.Background(), []inplace.Place{{Dir: lang, At: "/var/lang"}}, a.dir, programPath(t), append([]string{"attune-run"}, args...)...)
 		var said bytes.Buffer
@@ -82,7 +83,7 @@ func TestABundleMadeInTheRuntimesBaseImage(t *testing.T) {
 	}
 	var report bundle.Report
 	require.NoError(t, json.Unmarshal(inImage("bundle", "--json", "--for", "lambda:python"+version, "--packs", "packs", "--actions", "deps.python", "-o", "fn",
-		"--bootstrap", bootstrap(t, "amd64"), "--require-environments"), &report))
+		"--require-environments"), &report))
 	require.Len(t, report.Environments, 1)
 	assert.Equal(t, bundle.Bundled, report.Environments[0].State)
 

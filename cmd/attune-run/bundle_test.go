@@ -12,6 +12,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	stdruntime "runtime"
 	"slices"
 	"strings"
 	"sync"
@@ -25,16 +26,16 @@ import (
 	"github.com/attune-run/attune/internal/bundle"
 )
 
-// bootstraps are attune-lambda as `make lambda` builds it, by architecture.
+// bootstraps are attune-lambda as `make lambda` builds it, beside attune-run, by architecture.
 var bootstraps = map[string]func() (string, error){"amd64": builtOnce("amd64"), "arm64": builtOnce("arm64")}
 
 func builtOnce(arch string) func() (string, error) {
 	return sync.OnceValues(func() (string, error) {
-		self, err := os.Executable()
+		program, err := exec.LookPath("attune-run")
 		if err != nil {
 			return "", err
 		}
-		path := filepath.Join(filepath.Dir(self), "attune-lambda-test-"+arch) // go test removes this directory
+		path := filepath.Join(filepath.Dir(program), "attune-lambda-"+bundle.LambdaArch(arch)) // testscript removes this directory
 		cmd := exec.Command("go", "build", "-tags", "lambda.norpc", "-trimpath", "-ldflags", "-s -w", "-o", path, "../attune-lambda")
 		cmd.Env = append(os.Environ(), "CGO_ENABLED=0", "GOOS=linux", "GOARCH="+arch)
 		out, err := cmd.CombinedOutput()
@@ -45,6 +46,12 @@ func builtOnce(arch string) func() (string, error) {
 	})
 }
 
+// machines are how programs of an architecture are marked.
+var machines = map[string]elf.Machine{"amd64": elf.EM_X86_64, "arm64": elf.EM_AARCH64}
+
+// own is this machine's architecture, other is one that it is not.
+var own, other = stdruntime.GOARCH, map[string]string{"amd64": "arm64", "arm64": "amd64"}[stdruntime.GOARCH]
+
 func bootstrap(t *testing.T, arch string) string {
 	t.Helper()
 	path, err := bootstraps[arch]()
@@ -53,15 +60,15 @@ func bootstrap(t *testing.T, arch string) string {
 }
 
 // fakeBootstrap is as much of a program as attune bundle looks at, and takes no time to pack.
-func (a *attune) fakeBootstrap(machine elf.Machine) string {
+func (a *attune) fakeBootstrap(arch string) string {
 	header := elf.Header64{
 		Ident:   [elf.EI_NIDENT]byte{0x7f, 'E', 'L', 'F', byte(elf.ELFCLASS64), byte(elf.ELFDATA2LSB), byte(elf.EV_CURRENT)},
 		Type:    uint16(elf.ET_EXEC),
-		Machine: uint16(machine), Version: uint32(elf.EV_CURRENT), Ehsize: 64,
+		Machine: uint16(machines[arch]), Version: uint32(elf.EV_CURRENT), Ehsize: 64,
 	}
 	var b bytes.Buffer
 	require.NoError(a.t, binary.Write(&b, binary.LittleEndian, header))
-	return a.write("attune-lambda-"+machine.String(), b.String())
+	return a.write("attune-lambda-"+arch, b.String())
 }
 
 // bundler is attune for the tests of bundles: with interpreters that every user can reach, and packs with dependencies of their own.
@@ -115,10 +122,8 @@ func (a *attune) fails(code int, args ...string) string {
 
 func (a *attune) bundle(target, output string, more ...string) bundle.Report {
 	a.t.Helper()
+	bootstrap(a.t, own)
 	args := append([]string{"bundle", "--json", "--for", target, "-o", output, "--packs", "packs"}, more...)
-	if !slices.Contains(more, "--bootstrap") {
-		args = append(args, "--bootstrap", bootstrap(a.t, "amd64"))
-	}
 	var report bundle.Report
 	require.NoError(a.t, json.Unmarshal([]byte(a.output(args...)), &report))
 	return report
@@ -187,7 +192,7 @@ func TestTheSameBytesThoughEverythingIsBuiltAgain(t *testing.T) {
 	a := bundler(t)
 	var archives [2][]byte
 	for i := range archives {
-		a.bundle("lambda:image", "fn.zip", "--actions", "deps.*", "--require-environments", "--bootstrap", a.fakeBootstrap(elf.EM_X86_64))
+		a.bundle("lambda:image", "fn.zip", "--actions", "deps.*", "--require-environments", "--bootstrap", a.fakeBootstrap(own))
 		var err error
 		archives[i], err = os.ReadFile(filepath.Join(a.dir, "fn.zip"))
 		require.NoError(t, err)
@@ -220,22 +225,23 @@ func names(t *testing.T, file string) map[string]fs.FileMode {
 
 func TestWhatCannotBeBuiltForTheTargetIsSaid(t *testing.T) {
 	a := bundler(t)
-	amd, arm := a.fakeBootstrap(elf.EM_X86_64), a.fakeBootstrap(elf.EM_AARCH64)
-	report := a.bundle("lambda:provided.al2023-arm64", "arm.zip", "--actions", "deps.*", "--bootstrap", arm)
+	mine, far := a.fakeBootstrap(own), a.fakeBootstrap(other)
+	here, there := bundle.LambdaArch(own), bundle.LambdaArch(other)
+	report := a.bundle("lambda:provided.al2023-"+there, "arm.zip", "--actions", "deps.*", "--bootstrap", far)
 	got := states(report)
 	assert.Equal(t, bundle.NoUse, got["deps.python"].State)
-	assert.Equal(t, "lambda:provided.al2023-arm64 brings no python", got["deps.python"].Reason)
+	assert.Equal(t, "lambda:provided.al2023-"+there+" brings no python", got["deps.python"].Reason)
 	assert.Equal(t, bundle.None, got["deps.shell"].State)
 	assert.NotContains(t, names(t, a.dir+"/arm.zip"), "attune-exec")
-	assert.Contains(t, a.fails(125, "lambda", "invoke", "--local", "arm.zip", "--event", a.request("deps.shell", "{}")), "the bundle is for arm64, and this machine is x86_64")
+	assert.Contains(t, a.fails(125, "lambda", "invoke", "--local", "arm.zip", "--event", a.request("deps.shell", "{}")), "the bundle is for "+there+", and this machine is "+here)
 
-	report = a.bundle("lambda:python3.13-arm64", "arm.zip", "--actions", "deps.python", "--bootstrap", arm)
+	report = a.bundle("lambda:python3.13-"+there, "arm.zip", "--actions", "deps.python", "--bootstrap", far)
 	why := states(report)["deps.python"]
 	assert.Equal(t, bundle.LeftOut, why.State)
-	for _, reason := range []string{"the target's architecture is arm64, this machine's x86_64", "the target's C library is glibc 2.34, this machine's ", "the target's python is 3.13 in /var/lang/bin, the one here is "} {
+	for _, reason := range []string{"the target's architecture is " + there + ", this machine's " + here, "the target's C library is glibc 2.34, this machine's ", "the target's python is 3.13 in /var/lang/bin, the one here is "} {
 		assert.Contains(t, why.Reason, reason)
 	}
-	said := a.fails(125, "bundle", "--for", "lambda:python3.13", "-o", "none.zip", "--packs", "packs", "--actions", "deps.python", "--bootstrap", amd, "--require-environments")
+	said := a.fails(125, "bundle", "--for", "lambda:python3.13", "-o", "none.zip", "--packs", "packs", "--actions", "deps.python", "--bootstrap", mine, "--require-environments")
 	assert.Contains(t, said, "deps.python: the target's C library is")
 	assert.Contains(t, said, "hint: ")
 	assert.NoFileExists(t, a.dir+"/none.zip")
@@ -243,7 +249,8 @@ func TestWhatCannotBeBuiltForTheTargetIsSaid(t *testing.T) {
 
 func TestAFunctionForArm64IsMadeAnywhere(t *testing.T) {
 	a := bundler(t)
-	a.bundle("lambda:provided.al2023-arm64", "fn", "--actions", "deps.shell", "--bootstrap", bootstrap(t, "arm64"))
+	bootstrap(t, "arm64")
+	a.bundle("lambda:provided.al2023-arm64", "fn", "--actions", "deps.shell")
 	program, err := elf.Open(a.dir + "/fn/bootstrap")
 	require.NoError(t, err)
 	defer func() { _ = program.Close() }()
@@ -252,7 +259,7 @@ func TestAFunctionForArm64IsMadeAnywhere(t *testing.T) {
 
 func TestAManagedRuntimeHandsOverToAttune(t *testing.T) {
 	a := bundler(t)
-	a.bundle("lambda:python3.13", "fn.zip", "--actions", "deps.shell", "--bootstrap", a.fakeBootstrap(elf.EM_X86_64))
+	a.bundle("lambda:python3.13", "fn.zip", "--actions", "deps.shell", "--bootstrap", a.fakeBootstrap(own))
 	all := names(t, a.dir+"/fn.zip")
 	assert.Equal(t, fs.FileMode(0o755), all["attune-exec"])
 	assert.Equal(t, fs.FileMode(0o755), all["bootstrap"])
@@ -273,7 +280,7 @@ func TestBundlingWithoutRoot(t *testing.T) {
 	program := filepath.Join(a.dir, "attune-run")
 	copyProgram(t, program)
 	lambda := filepath.Join(a.dir, "lambda")
-	copyFile(t, bootstrap(t, "amd64"), lambda)
+	copyFile(t, bootstrap(t, own), lambda)
 	run := func(more ...string) string {
 		args := []string{"bundle", "-q", "--for", "lambda:image", "--packs", "packs", "--actions", "deps.python", "--actions", "deps.node", "--bootstrap", lambda}
 		cmd := exec.Command(program, append(args, more...)...)
@@ -283,18 +290,18 @@ func TestBundlingWithoutRoot(t *testing.T) {
 		require.NoError(t, err, "%s", out)
 		return string(out)
 	}
-	own := func(dir string) string { // what runs in a function belongs to root, or to whom it runs as
-		out, err := exec.Command("cp", "-r", filepath.Join(a.dir, dir), filepath.Join(a.dir, dir+"-own")).CombinedOutput()
+	taken := func(dir string) string { // what runs in a function belongs to root, or to whom it runs as
+		out, err := exec.Command("cp", "-r", filepath.Join(a.dir, dir), filepath.Join(a.dir, dir+"-taken")).CombinedOutput()
 		require.NoError(t, err, "%s", out)
-		return dir + "-own"
+		return dir + "-taken"
 	}
 	run("-o", "namespaces", "--require-environments")
-	results := a.invoke(own("namespaces"), a.request("deps.python", "{}"))
+	results := a.invoke(taken("namespaces"), a.request("deps.python", "{}"))
 	assert.Equal(t, "hit", results[0].Environment.State)
 
 	said := run("-o", "without", "--here", "--json")
 	assert.Contains(t, said, "it carries its path, and /var/task/cache cannot be made on this machine: permission denied")
-	results = a.invoke(own("without"), a.request("deps.node", "{}"))
+	results = a.invoke(taken("without"), a.request("deps.node", "{}"))
 	assert.Equal(t, "hit", results[0].Environment.State)
 }
 
@@ -312,7 +319,7 @@ func TestBundlingAndInvokingWithoutNamespaces(t *testing.T) {
 		require.NoError(t, cmd.Run(), "%s%s", &out, &said)
 		return out.String(), said.String()
 	}
-	jailed("bundle", "-q", "--for", "lambda:image", "-o", "fn", "--packs", "packs", "--actions", "deps.*", "--bootstrap", bootstrap(t, "amd64"), "--require-environments")
+	jailed("bundle", "-q", "--for", "lambda:image", "-o", "fn", "--packs", "packs", "--actions", "deps.*", "--bootstrap", bootstrap(t, own), "--require-environments")
 	assert.NoDirExists(t, "/var/task", "what was made is gone")
 	assert.Equal(t, "hit", a.invoke("fn", a.request("deps.python", "{}"))[0].Environment.State)
 
@@ -326,7 +333,7 @@ func TestBundlingAndInvokingWithoutNamespaces(t *testing.T) {
 
 func TestBundlesThatAreRefused(t *testing.T) {
 	a := bundler(t)
-	lambda := a.fakeBootstrap(elf.EM_X86_64)
+	lambda := a.fakeBootstrap(own)
 	require.NoError(t, os.MkdirAll(a.dir+"/full/of", 0o755))
 	a.write("text", "no program\n")
 	for _, c := range []struct {
@@ -339,12 +346,18 @@ func TestBundlesThatAreRefused(t *testing.T) {
 		{[]string{"--for", "lambda:image", "-o", "x.zip", "--bootstrap", lambda, "--actions", "[", "--actions", "deps.*"}, `"[" is no pattern of action names`},
 		{[]string{"--for", "lambda:image", "-o", "full", "--bootstrap", lambda, "--actions", "deps.shell"}, "full is not empty"},
 		{[]string{"--for", "lambda:image", "-o", "nowhere/x.zip", "--bootstrap", lambda, "--actions", "deps.shell"}, "nowhere"},
-		{[]string{"--for", "lambda:image", "-o", "x.zip"}, "`make lambda` builds attune-lambda-x86_64"},
 		{[]string{"--for", "lambda:image", "-o", "x.zip", "--bootstrap", "text"}, "text is no program for Linux"},
-		{[]string{"--for", "lambda:image-x86_64", "-o", "x.zip", "--bootstrap", a.fakeBootstrap(elf.EM_AARCH64)}, "is for another machine (EM_AARCH64)"},
+		{[]string{"--for", "lambda:image", "-o", "x.zip", "--bootstrap", a.fakeBootstrap(other)}, "is for another machine (" + machines[other].String() + ")"},
 	} {
 		assert.Contains(t, a.fails(125, append([]string{"bundle", "--packs", "packs"}, c.args...)...), c.says)
 	}
+	alone := filepath.Join(a.dir, "attune-run")
+	copyProgram(t, alone)
+	cmd := exec.Command(alone, "bundle", "--packs", "packs", "--for", "lambda:image", "-o", "x.zip")
+	cmd.Dir, cmd.Env = a.dir, a.env
+	out, err := cmd.CombinedOutput()
+	require.Error(t, err)
+	assert.Contains(t, string(out), "there is none in "+a.dir+"\n  hint: `make lambda` builds attune-lambda-")
 	require.NoError(t, os.Symlink("/etc/passwd", a.dir+"/packs/deps/lib/passwd"))
 	assert.Contains(t, a.fails(125, "bundle", "--packs", "packs", "--for", "lambda:image", "-o", "x.zip", "--bootstrap", lambda), "the link lib/passwd leads out of the pack")
 	assert.NoFileExists(t, a.dir+"/x.zip")
@@ -369,7 +382,7 @@ func TestLocalInvocationsThatFail(t *testing.T) {
 
 	// A function that ends, or does not answer.
 	unpacked := filepath.Join(a.dir, "dir")
-	a.bundle("lambda:image", "dir", "--actions", "deps.shell", "--bootstrap", a.fakeBootstrap(elf.EM_X86_64))
+	a.bundle("lambda:image", "dir", "--actions", "deps.shell", "--bootstrap", a.fakeBootstrap(own))
 	replaceBootstrap := func(script string) {
 		require.NoError(t, os.WriteFile(unpacked+"/bootstrap", []byte("#!/bin/sh\n"+script+"\n"), 0o755))
 	}

@@ -28,10 +28,7 @@ func pageIsTrue(t *testing.T, page string) {
 	require.NoError(t, err)
 	a.write("show.sh", "read -r document\ntoken=${document#*:\\\"}\necho \"the token is ${token%\\\"*}\"\n")
 	a.env = append(a.env, "ATTUNE_PACKS="+a.dir+"/packs:"+packs)
-	if page == "lambda.md" { // begins where `make lambda` ended
-		require.NoError(t, os.Mkdir(a.dir+"/bin", 0o755))
-		require.NoError(t, os.Symlink(bootstrap(t, "amd64"), a.dir+"/bin/attune-lambda-x86_64"))
-	}
+	bootstrap(t, own)
 	var script strings.Builder
 	var expected []string
 	for _, block := range regexp.MustCompile("(?s)```console\n(.*?)```").FindAllStringSubmatch(string(text), -1) {
@@ -55,7 +52,7 @@ func pageIsTrue(t *testing.T, page string) {
 
 // Every variable that attune-lambda --help names is explained.
 func TestTheVariablesOfAFunctionAreDocumented(t *testing.T) {
-	help, err := exec.Command(bootstrap(t, "amd64"), "--help").Output()
+	help, err := exec.Command(bootstrap(t, own), "--help").Output()
 	require.NoError(t, err)
 	page, err := os.ReadFile("../../docs/lambda.md")
 	require.NoError(t, err)

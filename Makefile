@@ -5,6 +5,9 @@ PREFIX  ?= /usr/local
 VERSION ?=
 LDFLAGS := -s -w $(if $(VERSION),-X github.com/attune-run/attune/internal/version.stamped=$(VERSION))
 
+# Neither Lambda's old protocol nor HTTP/2, which nothing that a function talks to needs: half a megabyte less to load.
+LAMBDA_TAGS := lambda.norpc,nethttpomithttp2
+
 export CGO_ENABLED ?= 0
 
 .DEFAULT_GOAL := help
@@ -23,6 +26,7 @@ build: ## Build static binaries into bin/
 	@mkdir -p $(BIN)
 	go build -trimpath -ldflags '$(LDFLAGS)' -o $(BIN)/attune-run ./cmd/attune-run
 	@ln -sf attune-run $(BIN)/attune
+	go build -trimpath -tags $(LAMBDA_TAGS) -ldflags '$(LDFLAGS)' -o $(BIN)/attune-lambda ./cmd/attune-lambda
 
 LAMBDA_ACTIONS ?= core.*
 LAMBDA_ARCHES  ?= x86_64 arm64

@@ -34,11 +34,11 @@ func run(args, environ []string, stdout, stderr io.Writer) int {
 		_, _ = fmt.Fprintln(stdout, version.String())
 		return 0
 	}
-	return start(*address, environ, stderr)
+	return begin(*address, environ, stderr)
 }
 
-// start loads the configuration and serves. What is wrong is said where the platform shows it.
-func start(address string, environ []string, stderr io.Writer) int {
+// begin loads the configuration and serves. What is wrong is said where the platform shows it.
+func begin(address string, environ []string, stderr io.Writer) int {
 	env := variables(environ)
 	if address == "" {
 		address = env["ATTUNE_LAMBDA_HTTP"]

@@ -189,7 +189,7 @@ func (l Local) open(work string) (*function, error) {
 
 // command starts the function as Lambda does.
 func (f *function) command(ctx context.Context, api string, warn func(string)) (*exec.Cmd, error) {
-	places := []inplace.Place{{Dir: f.dir, At: f.layout.root}}
+	places := []inplace.Place{{Dir: f.dir, At: f.layout.root, ReadOnly: true}}
 	for name, at := range map[string]string{"tmp": "/tmp", "task": "/var/task"} {
 		if at == f.layout.root {
 			continue
@@ -198,7 +198,7 @@ func (f *function) command(ctx context.Context, api string, warn func(string)) (
 		if err := os.Mkdir(dir, 0o755); err != nil {
 			return nil, err
 		}
-		places = append(places, inplace.Place{Dir: dir, At: at})
+		places = append(places, inplace.Place{Dir: dir, At: at, ReadOnly: name != "tmp"})
 	}
 	problem := inplace.Check(ctx, places)
 	at := f.layout.root

@@ -18,7 +18,10 @@ import (
 )
 
 // Place says that the directory Dir is to lie at At. Both are absolute; Dir exists, and At need not.
-type Place struct{ Dir, At string }
+type Place struct {
+	Dir, At  string
+	ReadOnly bool // nobody can write to it there
+}
 
 // stubName is what this program is called while it moves directories and becomes another program.
 const stubName = "attune:inplace"
@@ -82,6 +85,12 @@ func become(config, path string, argv []string) error {
 		tree, err := openTree(p.Dir)
 		if err != nil {
 			return err
+		}
+		if p.ReadOnly {
+			attr := unix.MountAttr{Attr_set: unix.MOUNT_ATTR_RDONLY}
+			if err := unix.MountSetattr(tree, "", unix.AT_EMPTY_PATH|unix.AT_RECURSIVE, &attr); err != nil {
+				return &os.PathError{Op: "mount_setattr", Path: p.Dir, Err: err}
+			}
 		}
 		trees = append(trees, tree)
 	}

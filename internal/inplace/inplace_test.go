@@ -39,3 +39,11 @@ func TestWhatCannotBePlacedIsSaid(t *testing.T) {
 	err = inplace.Check(t.Context(), []inplace.Place{{Dir: "/no/such/dir", At: "/var/x"}})
 	require.ErrorContains(t, err, "/no/such/dir")
 }
+
+func TestAPlaceThatIsReadOnly(t *testing.T) {
+	dir := t.TempDir()
+	out, err := inplace.Command(t.Context(), []inplace.Place{{Dir: dir, At: "/var/attune-test", ReadOnly: true}}, "/", "/bin/sh", "sh", "-c", "touch /var/attune-test/x").CombinedOutput()
+	require.Error(t, err)
+	assert.Contains(t, string(out), "Read-only file system")
+	require.NoError(t, os.WriteFile(filepath.Join(dir, "y"), nil, 0o600), "here it is as before")
+}

@@ -48,8 +48,8 @@ func TestWhatIsOfUseAtTheTarget(t *testing.T) {
 	}
 	in := row("python", "/var/lang/bin/python3.13", "3.13.7")
 	assert.Empty(t, target.refuse(in, key("glibc 2.34", true), ""))
-	assert.Empty(t, target.refuse(in, key("glibc 2.34", false), "/var/task/cache is in use on this machine"))
-	assert.Equal(t, "it carries its path, and /var/task/cache is in use on this machine", target.refuse(in, key("glibc 2.34", true), "/var/task/cache is in use on this machine"))
+	assert.Empty(t, target.refuse(in, key("glibc 2.34", false), "/var/task/cache cannot be used on this machine: it is not empty"))
+	assert.Equal(t, "it carries its path, and /var/task/cache cannot be used on this machine: it is not empty", target.refuse(in, key("glibc 2.34", true), "/var/task/cache cannot be used on this machine: it is not empty"))
 	assert.Equal(t, "the target's C library is glibc 2.34, this machine's musl 1.2.3", target.refuse(in, key("musl 1.2.3", true), ""))
 	assert.Contains(t, target.refuse(row("python", "/var/lang/bin/python3.13", "3.1.3"), key("glibc 2.34", true), ""), "the target's python is 3.13")
 	assert.Contains(t, target.refuse(row("python", "/usr/bin/python3.13", "3.13.7"), key("glibc 2.34", true), ""), "/usr/bin/python3.13")
@@ -110,13 +110,13 @@ func TestADirectoryIsClaimedOnce(t *testing.T) {
 	first, err := claim(dir)
 	require.NoError(t, err)
 	_, err = claim(dir)
-	require.ErrorContains(t, err, "is in use on this machine")
+	require.ErrorContains(t, err, "it is being used by another attune bundle")
 	require.NoError(t, os.WriteFile(dir+"/file", nil, 0o600))
 	first.release()
 	assert.NoDirExists(t, filepath.Dir(dir))
 	require.NoError(t, os.MkdirAll(dir+"/somebody's", 0o755))
 	_, err = claim(dir)
-	require.ErrorContains(t, err, "is in use on this machine")
+	require.ErrorContains(t, err, "it is not empty")
 	assert.DirExists(t, dir+"/somebody's")
 }
 

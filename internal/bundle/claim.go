@@ -3,6 +3,7 @@ package bundle
 import (
 	"errors"
 	"fmt"
+	"io"
 	"os"
 	"path/filepath"
 	"slices"
@@ -35,18 +36,28 @@ func claim(dir string) (*claimed, error) {
 	}
 	lock, err := os.Open(dir)
 	if err == nil {
-		err = unix.Flock(int(lock.Fd()), unix.LOCK_EX|unix.LOCK_NB)
+		err = lockEmpty(lock)
 	}
-	if found, readErr := os.ReadDir(dir); err != nil || readErr != nil || len(found) > 0 {
-		_ = lock.Close()
-		return nil, fmt.Errorf("%s is in use on this machine", dir)
+	if err == nil {
+		err = lock.Chmod(0o755)
 	}
-	if err := os.Chmod(dir, 0o755); err != nil {
+	if err != nil {
 		_ = lock.Close()
-		return nil, fmt.Errorf("%s cannot be used on this machine: %w", dir, errors.Unwrap(err))
+		return nil, fmt.Errorf("%s cannot be used on this machine: %w", dir, err)
 	}
 	c.lock = lock
 	return c, nil
+}
+
+// lockEmpty makes an empty directory the caller's.
+func lockEmpty(dir *os.File) error {
+	if unix.Flock(int(dir.Fd()), unix.LOCK_EX|unix.LOCK_NB) != nil {
+		return errors.New("it is being used by another attune bundle")
+	}
+	if _, err := dir.Readdirnames(1); !errors.Is(err, io.EOF) {
+		return errors.New("it is not empty")
+	}
+	return nil
 }
 
 func (c *claimed) release() {

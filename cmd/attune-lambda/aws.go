@@ -6,6 +6,7 @@ import (
 	"context"
 	"strings"
 	"sync"
+	"time"
 
 	"github.com/aws/aws-sdk-go-v2/aws"
 	"github.com/aws/aws-sdk-go-v2/credentials"
@@ -78,11 +79,19 @@ func newBucket(place string, env awsEnv) *bucket {
 	})}
 }
 
+// answerTime is kept back of the reserve when a document is written.
+const answerTime = 300 * time.Millisecond
+
 // put writes a document and gives its address.
 func (b *bucket) put(ctx context.Context, d document) (string, error) {
 	data, err := encode(d)
 	if err != nil {
 		return "", err
+	}
+	if deadline, ok := ctx.Deadline(); ok {
+		var cancel context.CancelFunc
+		ctx, cancel = context.WithDeadline(ctx, deadline.Add(-answerTime))
+		defer cancel()
 	}
 	key := b.prefix + d.ID + ".json"
 	_, err = b.client().PutObject(ctx, &s3.PutObjectInput{

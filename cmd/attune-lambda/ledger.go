@@ -26,6 +26,8 @@ const (
 	storedMax = 380 << 10
 	// longestLease is how long a run without a deadline keeps others out, when it ended without a word.
 	longestLease = 15 * time.Minute
+	// tableTime is the longest wait for the table.
+	tableTime = 10 * time.Second
 	// leaseMargin is for what a function does after its actions have ended.
 	leaseMargin = 2 * time.Second
 )
@@ -67,8 +69,12 @@ func (l *ledger) begin(ctx context.Context, function string, c *call, until time
 	e := &ledgerEntry{key: function + ":" + c.request.ID, owner: uuid.NewString(), digest: requestDigest(c.request)}
 	now := time.Now()
 	lease := now.Add(longestLease)
+	ctx, cancel := context.WithTimeout(ctx, tableTime)
+	defer cancel()
 	if !until.IsZero() {
 		lease = until.Add(reserve + leaseMargin)
+		ctx, cancel = context.WithDeadline(ctx, until)
+		defer cancel()
 	}
 	item := l.item(e, stateRunning, now)
 	item[attrLease] = numberValue(lease.UnixMilli())

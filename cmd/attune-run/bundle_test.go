@@ -37,7 +37,7 @@ func builtOnce(arch string) func() (string, error) {
 			return "", err
 		}
 		path := filepath.Join(filepath.Dir(program), "attune-lambda-"+bundle.LambdaArch(arch)) // testscript removes this directory
-		cmd := exec.Command("go", "build", "-tags", "lambda.norpc", "-trimpath", "-ldflags", "-s -w", "-o", path, "../attune-lambda")
+		cmd := exec.Command("go", "build", "-tags", "lambda.norpc,nethttpomithttp2", "-trimpath", "-ldflags", "-s -w", "-o", path, "../attune-lambda")
 		cmd.Env = append(os.Environ(), "CGO_ENABLED=0", "GOOS=linux", "GOARCH="+arch)
 		out, err := cmd.CombinedOutput()
 		if err != nil {

@@ -118,8 +118,8 @@ func (x *execution) argument(a Argument, before any) (any, error) {
 // protect makes every resolved secret, and every value of a secret parameter, one that is masked. It is called before and after
 // defaults are filled in.
 func (x *execution) protect(values map[string]any) {
-	if x.redact == nil {
-		x.redact, x.protected = redact.New(), map[string]bool{}
+	if x.protected == nil {
+		x.protected = map[string]bool{}
 	}
 	for _, name := range sortedKeys(x.secrets) {
 		x.protectValue(name, x.secrets[name])
@@ -138,6 +138,9 @@ func (x *execution) protectValue(name, value string) {
 		return
 	}
 	x.protected[value] = true
+	if x.redact == x.svc.masked {
+		x.redact = redact.New(x.svc.cfg.Masked...)
+	}
 	switch x.redact.Add(value) {
 	case redact.TooShort:
 		x.warn("secret %s is too short to be masked in the output: it has under %d bytes", name, redact.MinLength)

@@ -9,11 +9,11 @@ import (
 	"strings"
 	"time"
 
-	"github.com/docker/go-units"
 	"github.com/google/renameio/v2"
 
 	"github.com/attune-run/attune/envcache"
 	"github.com/attune-run/attune/executor"
+	"github.com/attune-run/attune/internal/config"
 	"github.com/attune-run/attune/recipe"
 )
 
@@ -297,7 +297,7 @@ func (c *envVerifyCmd) Run(a *app) error {
 }
 
 type envPruneCmd struct {
-	MaxSize   size              `placeholder:"SIZE" help:"Keep at most this much, the most recently used: 500M, 10G."`
+	MaxSize   config.Size       `placeholder:"SIZE" help:"Keep at most this much, the most recently used: 500M, 10G."`
 	MaxAge    executor.Duration `placeholder:"DURATION" help:"Remove what was not used for this long: 720h."`
 	Downloads bool              `help:"Remove the installers' download caches as well."`
 	DryRun    bool              `help:"Only show what would be removed."`
@@ -333,19 +333,6 @@ func (c *envPruneCmd) Run(a *app) error {
 	}
 	rows = append(rows, []string{freed, "", byteSize(report.Freed), byteSize(report.Left) + " left"})
 	return c.show(a.std.out, report, []string{"WHAT", "KEY", "SIZE", "WHY"}, rows)
-}
-
-// size is a number of bytes, "500M" or "10G".
-type size int64
-
-// UnmarshalText reads bytes with K, M, G or T behind them, powers of 1024.
-func (s *size) UnmarshalText(text []byte) error {
-	value, err := units.RAMInBytes(string(text))
-	if err != nil || value <= 0 {
-		return fmt.Errorf("size %q: write bytes, or a number with K, M, G or T behind it", text)
-	}
-	*s = size(value)
-	return nil
 }
 
 type envRemoveCmd struct {

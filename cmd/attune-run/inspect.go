@@ -12,6 +12,7 @@ import (
 
 	"github.com/attune-run/attune/detect"
 	"github.com/attune-run/attune/executor"
+	"github.com/attune-run/attune/internal/config"
 	"github.com/attune-run/attune/internal/nearest"
 	"github.com/attune-run/attune/internal/version"
 	"github.com/attune-run/attune/runtime"
@@ -87,12 +88,12 @@ func (a *app) warn(problems []error) {
 }
 
 // missing says by name what the configuration asks for and this machine, or attune, does not have.
-func (c *detectCmd) missing(a *app, service *executor.Service, cfg config, found []runtime.Interpreter) {
-	if cfg.runtimes == "" {
+func (c *detectCmd) missing(a *app, service *executor.Service, cfg config.Config, found []runtime.Interpreter) {
+	if cfg.Runtimes == "" {
 		return
 	}
 	known, _ := service.Known()
-	wanted, unknown := detect.Restrict(known, cfg.runtimes)
+	wanted, unknown := detect.Restrict(known, cfg.Runtimes)
 	for _, name := range unknown {
 		_, _ = fmt.Fprintf(a.std.err, "%s: warning: ATTUNE_WORKER_RUNTIMES names %s, which is no runtime%s\n", a.name, name, suggestion(name, service.RuntimeNames()))
 	}
@@ -209,16 +210,16 @@ type configCmd struct{ format }
 
 // Run shows every setting with its source.
 func (c *configCmd) Run(a *app) error {
-	cfg, err := loadConfig(a.cli.globals, os.Environ())
+	cfg, err := config.Load(a.cli.flags(), config.Defaults{}, os.Environ())
 	if err != nil {
 		return err
 	}
-	slices.SortFunc(cfg.settings, func(a, b setting) int { return strings.Compare(a.Key, b.Key) })
-	rows := [][]string{{"(file)", orNone(cfg.file), "ATTUNE_CONFIG"}}
-	for _, s := range cfg.settings {
+	slices.SortFunc(cfg.Settings, func(a, b config.Setting) int { return strings.Compare(a.Key, b.Key) })
+	rows := [][]string{{"(file)", orNone(cfg.File), "ATTUNE_CONFIG"}}
+	for _, s := range cfg.Settings {
 		rows = append(rows, []string{s.Key, s.Value, s.Source})
 	}
-	return c.show(a.std.out, map[string]any{"file": cfg.file, "settings": cfg.settings}, []string{"KEY", "VALUE", "FROM"}, rows)
+	return c.show(a.std.out, map[string]any{"file": cfg.File, "settings": cfg.Settings}, []string{"KEY", "VALUE", "FROM"}, rows)
 }
 
 type versionCmd struct{}

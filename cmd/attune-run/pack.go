@@ -9,6 +9,7 @@ import (
 	"strings"
 
 	"github.com/attune-run/attune/executor"
+	"github.com/attune-run/attune/internal/config"
 	"github.com/attune-run/attune/pack"
 )
 
@@ -25,8 +26,8 @@ type packCmd struct {
 
 // finder looks where the configuration says.
 func (a *app) finder() (pack.Finder, error) {
-	cfg, err := loadConfig(a.cli.globals, os.Environ())
-	return pack.Finder{Dirs: cfg.packs}, err
+	cfg, err := config.Load(a.cli.flags(), config.Defaults{}, os.Environ())
+	return pack.Finder{Dirs: cfg.Packs}, err
 }
 
 type packListCmd struct{ format }

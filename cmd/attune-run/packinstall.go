@@ -15,6 +15,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/attune-run/attune/internal/config"
 	"github.com/attune-run/attune/internal/redact"
 	"github.com/attune-run/attune/pack"
 	"github.com/attune-run/attune/proc"
@@ -27,10 +28,10 @@ type packInstallCmd struct {
 	Versioned bool   `help:"Install as <ref>@<version>, beside other versions."`
 	Replace   bool   `help:"Replace the pack when it is there."`
 
-	MaxFiles int   `placeholder:"N" help:"Files and directories at most (10000)."`
-	MaxBytes size  `placeholder:"N" help:"Unpacked bytes at most (512M)."`
-	MaxRatio int64 `placeholder:"N" help:"Unpacked to packed size at most (100)."`
-	MaxDepth int   `placeholder:"N" help:"Parts of a path at most (32)."`
+	MaxFiles int         `placeholder:"N" help:"Files and directories at most (10000)."`
+	MaxBytes config.Size `placeholder:"N" help:"Unpacked bytes at most (512M)."`
+	MaxRatio int64       `placeholder:"N" help:"Unpacked to packed size at most (100)."`
+	MaxDepth int         `placeholder:"N" help:"Parts of a path at most (32)."`
 
 	trustFlags `embed:""`
 	format
@@ -70,11 +71,11 @@ func (c *packInstallCmd) Run(a *app) error {
 	}
 	in := pack.Installer{
 		Into: c.Into, Path: c.Path, Versioned: c.Versioned, Replace: c.Replace, Limits: c.limits(cfg),
-		Validate:         func(p *pack.Pack) []pack.Problem { return pack.Validate(p, pack.Finder{Dirs: cfg.packs}, catalog) },
-		RequireSignature: c.RequireSignature || cfg.requireSignature, TrustedKeys: keys,
+		Validate:         func(p *pack.Pack) []pack.Problem { return pack.Validate(p, pack.Finder{Dirs: cfg.Packs}, catalog) },
+		RequireSignature: c.RequireSignature || cfg.RequireSignature, TrustedKeys: keys,
 	}
 	if in.Into == "" {
-		in.Into = cfg.packs[0]
+		in.Into = cfg.Packs[0]
 	}
 	p, commit, err := c.install(a, in)
 	if err != nil {
@@ -95,8 +96,8 @@ func (c *packInstallCmd) Run(a *app) error {
 	return printJSON(a.std.out, installed{p.Ref, p.Version, digest, p.Dir, commit})
 }
 
-func (c *packInstallCmd) limits(cfg config) pack.Limits {
-	limits := cfg.installLimits
+func (c *packInstallCmd) limits(cfg config.Config) pack.Limits {
+	limits := cfg.InstallLimits
 	if c.MaxFiles > 0 {
 		limits.Files = c.MaxFiles
 	}
@@ -303,7 +304,7 @@ type packVerifyCmd struct {
 
 // Run exits with 1 when a signature does not hold.
 func (c *packVerifyCmd) Run(a *app) error {
-	cfg, err := loadConfig(a.cli.globals, os.Environ())
+	cfg, err := config.Load(a.cli.flags(), config.Defaults{}, os.Environ())
 	if err != nil {
 		return err
 	}
@@ -311,7 +312,7 @@ func (c *packVerifyCmd) Run(a *app) error {
 	if err != nil {
 		return err
 	}
-	packs, problems, err := (&packValidateCmd{Packs: c.Packs}).packs(pack.Finder{Dirs: cfg.packs})
+	packs, problems, err := (&packValidateCmd{Packs: c.Packs}).packs(pack.Finder{Dirs: cfg.Packs})
 	if err != nil {
 		return err
 	}

@@ -17,6 +17,7 @@ import (
 	"github.com/google/renameio/v2"
 
 	"github.com/attune-run/attune/executor"
+	"github.com/attune-run/attune/internal/config"
 	"github.com/attune-run/attune/pack"
 	"github.com/attune-run/attune/recipe"
 )
@@ -87,14 +88,14 @@ func (c *runCmd) Run(a *app) error {
 		return err
 	}
 	defer outputs.discard()
-	service, cfg, err := a.service()
+	service, _, err := a.service()
 	if err != nil {
 		return err
 	}
 	ctx, force := signals(a.ctx)
 
 	progress := newProgress(a.std.err, a.name, c.Quiet)
-	req.Local.Force, req.Local.Grace = force, cmp.Or(time.Duration(c.Grace), cfg.grace())
+	req.Local.Force, req.Local.Grace = force, cmp.Or(time.Duration(c.Grace), grace())
 	req.Local.Direct = c.Output == "stream" && c.ResultFile == "" && c.LogDir == ""
 	req.Local.Artifacts = c.Artifacts
 	observer := outputs.observer(progress)
@@ -132,7 +133,7 @@ func (t *target) request(a *app) (executor.Request, error) {
 	if req.Env, err = pairs("--env", t.Env); err != nil {
 		return req, err
 	}
-	if req.Limits, err = limitFlags(t.Limit); err != nil {
+	if req.Limits, err = config.ParseLimits(t.Limit); err != nil {
 		return req, err
 	}
 	for _, text := range t.Param {
@@ -348,8 +349,8 @@ func (o *outputs) discard() {
 
 // grace is how long a child may take to end after SIGTERM: a CI job that is canceled in
 // GitHub Actions gets 7.5 s before it is killed (GitHub's documentation of cancellation), so 5 s there.
-func (c config) grace() time.Duration {
-	if c.env["GITHUB_ACTIONS"] == "true" {
+func grace() time.Duration {
+	if os.Getenv("GITHUB_ACTIONS") == "true" {
 		return 5 * time.Second
 	}
 	return 10 * time.Second

@@ -11,7 +11,7 @@ LAMBDA_TAGS := lambda.norpc,nethttpomithttp2
 export CGO_ENABLED ?= 0
 
 .DEFAULT_GOAL := help
-.PHONY: help bootstrap bootstrap-tests build install demo test stress check fmt bench clean ci
+.PHONY: help bootstrap bootstrap-tests build lambda install demo test stress check fmt bench clean ci
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  %-16s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -28,10 +28,21 @@ build: ## Build static binaries into bin/
 	@ln -sf attune-run $(BIN)/attune
 	go build -trimpath -tags $(LAMBDA_TAGS) -ldflags '$(LDFLAGS)' -o $(BIN)/attune-lambda ./cmd/attune-lambda
 
-install: build ## Install attune-run, attune as its short name, and attune-lambda below PREFIX
+LAMBDA_ACTIONS ?= core.*
+LAMBDA_ARCHES  ?= x86_64 arm64
+
+lambda: build ## Build attune-lambda and function archives for both architectures into bin/; the same bytes each time (LAMBDA_ACTIONS)
+	@set -e; for arch in $(LAMBDA_ARCHES); do \
+		lambda=$(BIN)/attune-lambda-$$arch; \
+		CGO_ENABLED=0 GOOS=linux GOARCH=$$(echo $$arch | sed s/x86_64/amd64/) go build -trimpath -tags $(LAMBDA_TAGS) -ldflags '$(LDFLAGS)' -o $$lambda ./cmd/attune-lambda; \
+		$(BIN)/attune-run bundle -q --for lambda:provided.al2023-$$arch --bootstrap $$lambda --packs packs --actions '$(LAMBDA_ACTIONS)' -o $$lambda.zip; \
+		echo $$lambda.zip; \
+	done
+
+install: build ## Install attune-run, attune as its short name, and attune-lambda, below PREFIX
 	install -D -m 0755 $(BIN)/attune-run $(DESTDIR)$(PREFIX)/bin/attune-run
-	install -D -m 0755 $(BIN)/attune-lambda $(DESTDIR)$(PREFIX)/bin/attune-lambda
 	ln -sf attune-run $(DESTDIR)$(PREFIX)/bin/attune
+	install -m 0755 $(BIN)/attune-lambda $(DESTDIR)$(PREFIX)/bin/attune-lambda
 
 demo: bootstrap build ## Build, and run the examples in every language
 	@./scripts/demo $(BIN)/attune-run

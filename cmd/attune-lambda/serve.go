@@ -136,7 +136,11 @@ func (s *server) execute(w http.ResponseWriter, r *http.Request, body []byte) {
 		return
 	}
 	o.complete()
-	data, err := f.fit(r.Context(), o.document, responseMax, func(d document) ([]byte, error) { return encode(d) })
+	var status int
+	data, err := f.fit(r.Context(), o.document, responseMax, func(d document) ([]byte, error) {
+		status = d.httpStatus() // a result that cannot be sent is a failure
+		return encode(d)
+	})
 	if err != nil {
 		reply(w, http.StatusInternalServerError, refusalBody(&refusal{kind: "internal", message: err.Error()}))
 		return
@@ -144,7 +148,7 @@ func (s *server) execute(w http.ResponseWriter, r *http.Request, body []byte) {
 	if isEvent {
 		replyHeaders(w.Header(), &o.document)
 	}
-	reply(w, o.document.httpStatus(), data)
+	reply(w, status, data)
 }
 
 func reply(w http.ResponseWriter, status int, body []byte) {

@@ -32,8 +32,6 @@ func credentialsIn(env map[string]string) []string {
 // instance, which functions do not have, and links twice as much.
 type awsEnv map[string]string
 
-func newAWS(env map[string]string) awsEnv { return env }
-
 func (e awsEnv) region() string { return cmp.Or(e["AWS_REGION"], e["AWS_DEFAULT_REGION"]) }
 
 // endpoint is another address than AWS's own, for one service or all.

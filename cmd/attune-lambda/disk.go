@@ -31,7 +31,7 @@ type disk struct {
 }
 
 func newDisk(service *executor.Service, s settings, cache string, sweeps bool) *disk {
-	dir := tempDir()
+	dir := os.TempDir()
 	return &disk{
 		service: service, dir: dir, cacheMax: s.cacheMax, minFree: s.minFree, sweeps: sweeps,
 		own: []string{cache, filepath.Join(dir, "attune-"+strconv.Itoa(os.Getuid()))},

@@ -44,6 +44,7 @@ type event struct {
 type call struct {
 	id      string // of the request or record, the idempotency key; empty: the invocation's
 	request executor.Request
+	fresh   bool   // the id is nobody's but ours: it is not delivered again
 	direct  bool   // the caller named the action
 	trace   string // X-Ray's header of the record; empty: the invocation's
 	group   string // records of one group run in order; empty: alone

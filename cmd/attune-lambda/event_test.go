@@ -115,3 +115,37 @@ func TestTraceparent(t *testing.T) {
 	}
 	assert.False(t, isTraceparent("00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01\nX=1"))
 }
+
+// Each documented event goes through the real function to a real action, and its answer is in the form its source expects.
+func TestEveryDocumentedEventIsServed(t *testing.T) {
+	p := start(t, "ATTUNE_LAMBDA_ACTION=t.show", "ATTUNE_LAMBDA_ALLOW=core.echo", "ATTUNE_PACKS="+packsDir(t)+":../../packs")
+	events, err := filepath.Glob("testdata/events/*.json")
+	require.NoError(t, err)
+	for _, path := range events {
+		payload, err := os.ReadFile(path)
+		require.NoError(t, err)
+		var golden mapped
+		text, err := os.ReadFile(filepath.Join("testdata", "calls", filepath.Base(path)))
+		require.NoError(t, err)
+		require.NoError(t, json.Unmarshal(text, &golden))
+		a := p.invoke(string(payload))
+		assert.Equal(t, "response", a.kind, "%s: %s", path, a.body)
+		switch golden.Source {
+		case sourceHTTP:
+			want := `"statusCode":200`
+			if golden.Calls[0].Error != "" {
+				want = `"statusCode":400`
+			}
+			assert.Contains(t, string(a.body), want, path)
+		case sourceSQS:
+			assert.JSONEq(t, `{"batchItemFailures":[]}`, string(a.body), path)
+		case sourceSNS, sourceS3, sourceEventBridge:
+			assert.Equal(t, "null", string(a.body), path)
+		case sourceRequest:
+			assert.Equal(t, "core.echo", p.result(a).Action, path)
+		default:
+			shown, _ := p.result(a).Result.Result.(map[string]any)
+			assert.Equal(t, golden.Calls[0].Parameters, shown["parameters"], path)
+		}
+	}
+}

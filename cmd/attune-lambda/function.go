@@ -6,9 +6,10 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"maps"
 	"math"
 	"net/http"
-	"os"
+	"slices"
 	"strings"
 	"time"
 	"unicode"
@@ -60,20 +61,21 @@ func newFunction(environ []string, overHTTP bool, log *slog.Logger) (*function, 
 		return nil, err
 	}
 	engine := cfg.Executor()
-	engine.Environ, engine.Log, engine.Masked, engine.Grace = environ, log, credentialsIn(env), lambdaGrace
+	name := env["AWS_LAMBDA_FUNCTION_NAME"]
+	engine.Environ, engine.Log, engine.Masked, engine.Grace, engine.Worker = environ, log, credentialsIn(env), lambdaGrace, name
 	if overHTTP {
 		engine.Grace = httpGrace
 	}
-	f := &function{settings: s, name: env["AWS_LAMBDA_FUNCTION_NAME"], log: log, slots: make(chan struct{}, s.concurrency), running: semaphore.NewWeighted(math.MaxInt64)}
+	f := &function{settings: s, name: name, log: log, slots: make(chan struct{}, s.concurrency), running: semaphore.NewWeighted(math.MaxInt64)}
 	if f.service, err = executor.New(engine); err != nil {
 		return nil, err
 	}
 	f.disk = newDisk(f.service, s, engine.CacheDir, !overHTTP && env["AWS_LAMBDA_INITIALIZATION_TYPE"] != "")
 	if s.table != "" {
-		f.ledger = newLedger(s.table, s.ttl, newAWS(env))
+		f.ledger = newLedger(s.table, s.ttl, env)
 	}
 	if s.bucket != "" {
-		f.bucket = newBucket(s.bucket, newAWS(env))
+		f.bucket = newBucket(s.bucket, env)
 	}
 	f.base, f.stop = context.WithCancelCause(context.Background())
 	return f, f.service.Start(f.base)
@@ -115,7 +117,7 @@ func (f *function) runOnce(ctx context.Context, in invocation, c *call, log *slo
 	if err := f.hasTime(in); err != nil {
 		return refused(err)
 	}
-	if f.ledger == nil {
+	if f.ledger == nil || c.fresh {
 		return f.execute(ctx, in, c, log)
 	}
 	entry, err := f.ledger.begin(ctx, f.name, c, in.until)
@@ -167,7 +169,10 @@ func (f *function) prepare(in invocation, c *call) error {
 		return c
 	}, r.Context.Trigger)
 	if trace := cmp.Or(c.trace, in.trace); printable(trace) {
-		r.Env = withVariable(r.Env, traceVariable, trace)
+		env := map[string]string{}
+		maps.Copy(env, r.Env)
+		env[traceVariable] = trace
+		r.Env = env
 		r.Context.Traceparent = cmp.Or(r.Context.Traceparent, traceparent(trace))
 	}
 	return nil
@@ -182,7 +187,10 @@ func (f *function) allowed(c *call) error {
 		}
 		return nil
 	}
-	if r.Script != nil {
+	switch {
+	case r.NotBefore != "":
+		return malformed("not_before is for a pool of workers: a function runs what it gets at once")
+	case r.Script != nil:
 		return forbidden("a request names an action here, never a script", "")
 	}
 	r.Action = cmp.Or(r.Action, f.action)
@@ -190,28 +198,12 @@ func (f *function) allowed(c *call) error {
 	if r.Action != f.action && !matches(f.allow, name) {
 		return forbidden(fmt.Sprintf("action %q is not allowed", r.Action), "ATTUNE_LAMBDA_ALLOW lists the allowed ones")
 	}
-	for _, variable := range requestedVariables(r) {
+	for _, variable := range slices.Concat(r.SecretEnv, slices.Sorted(maps.Keys(r.Env))) {
 		if !matches(f.requestEnv, variable) {
 			return forbidden(fmt.Sprintf("a request may not set the variable %q", variable), "ATTUNE_LAMBDA_REQUEST_ENV lists those it may")
 		}
 	}
 	return nil
-}
-
-func requestedVariables(r *executor.Request) []string {
-	names := r.SecretEnv
-	for name := range r.Env {
-		names = append(names[:len(names):len(names)], name)
-	}
-	return names
-}
-
-func withVariable(env map[string]string, name, value string) map[string]string {
-	all := map[string]string{name: value}
-	for name, value := range env {
-		all[name] = value
-	}
-	return all
 }
 
 // executionID is a UUID of what identifies a request: itself where it is one, else always the same for the same.
@@ -290,6 +282,3 @@ func refused(err error) outcome {
 func forbidden(message, hint string) *refusal {
 	return &refusal{kind: "request", status: http.StatusForbidden, message: message, hint: hint}
 }
-
-// tempDir is where private directories are, and what actions may write outside of them.
-func tempDir() string { return os.TempDir() }

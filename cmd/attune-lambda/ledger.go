@@ -7,6 +7,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"maps"
 	"net/http"
 	"strconv"
 	"sync"
@@ -158,20 +159,11 @@ func (l *ledger) item(e *ledgerEntry, state string, now time.Time) map[string]ty
 // requestDigest is of what is asked for, without what differs between deliveries.
 func requestDigest(r executor.Request) string {
 	r.ID, r.Context = "", executor.Context{}
-	r.Env = withoutVariable(r.Env, traceVariable)
+	r.Env = maps.Clone(r.Env)
+	delete(r.Env, traceVariable)
 	data, _ := json.Marshal(r) // of JSON values
 	sum := sha256.Sum256(data)
 	return hex.EncodeToString(sum[:])
-}
-
-func withoutVariable(env map[string]string, name string) map[string]string {
-	rest := map[string]string{}
-	for n, value := range env {
-		if n != name {
-			rest[n] = value
-		}
-	}
-	return rest
 }
 
 // storable is a document as the ledger keeps it. A result that is too large for both the table and a bucket is left out: who asks later learns

@@ -74,7 +74,7 @@ func (f *function) fit(ctx context.Context, d document, limit int, encode encode
 			d.Error.Message += fmt.Sprintf("; it could not be written to the bucket: %v", err)
 		}
 	}
-	d.Stdout, d.Stderr = whole.Stdout, whole.Stderr // there is room again
+	cutOutput(&d, whole, len(whole.Stdout)+len(whole.Stderr)) // there is room again
 	data, err = shrink(&d, limit, encode)
 	if err == nil && len(data) > limit {
 		d.Artifacts, d.Error = nil, &executor.Error{Kind: "output", Stage: "decode", Message: "the result document is too large"}

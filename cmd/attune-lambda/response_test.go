@@ -66,6 +66,8 @@ func TestAResultThatIsTooLarge(t *testing.T) {
 	assert.Contains(t, got.Error.Hint, "ATTUNE_RESULT_BUCKET")
 	assert.Equal(t, int64(10002), got.ResultBytes)
 	assert.Equal(t, "kept", got.Stdout)
+	assert.False(t, got.StdoutTruncated)
+	assert.Zero(t, got.StdoutBytesTruncated)
 }
 
 func TestLargeResponsesOfTheFunction(t *testing.T) {

@@ -127,13 +127,20 @@ func (s *server) execute(w http.ResponseWriter, r *http.Request, body []byte) {
 		w.WriteHeader(http.StatusNoContent) // a broker brought back what was replied: to run it again would never end
 		return
 	}
+	if c.id == "" { // X-Request-Id is often that of a whole trace, so that it says nothing about this request
+		c.id, c.fresh = uuid.Must(uuid.NewV7()).String(), true
+	}
 	o := f.run(r.Context(), in, c.call)
 	if o.refused != nil {
 		reply(w, o.refused.status, refusalBody(o.refused))
 		return
 	}
 	o.complete()
-	data, err := f.fit(r.Context(), o.document, responseMax, func(d document) ([]byte, error) { return encode(d) })
+	var status int
+	data, err := f.fit(r.Context(), o.document, responseMax, func(d document) ([]byte, error) {
+		status = d.httpStatus() // a result that cannot be sent is a failure
+		return encode(d)
+	})
 	if err != nil {
 		reply(w, http.StatusInternalServerError, refusalBody(&refusal{kind: "internal", message: err.Error()}))
 		return
@@ -141,7 +148,7 @@ func (s *server) execute(w http.ResponseWriter, r *http.Request, body []byte) {
 	if isEvent {
 		replyHeaders(w.Header(), &o.document)
 	}
-	reply(w, o.document.httpStatus(), data)
+	reply(w, status, data)
 }
 
 func reply(w http.ResponseWriter, status int, body []byte) {

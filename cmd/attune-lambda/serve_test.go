@@ -45,7 +45,7 @@ func exchange(t *testing.T, method, url, body string, headers ...string) (status
 }
 
 func TestRequestsOverHTTP(t *testing.T) {
-	_, url := serveOn(t, "ATTUNE_LAMBDA_ACTION=t.show", "ATTUNE_LAMBDA_ALLOW=t.run,t.show")
+	_, url := serveOn(t, "ATTUNE_LAMBDA_ACTION=t.show", "ATTUNE_LAMBDA_ALLOW=t.run,t.show,t.large")
 	status, header, body := exchange(t, "POST", url+"/any/path", `{"n": 0.10}`, "Content-Type", "application/json")
 	assert.Equal(t, 200, status, body)
 	assert.Equal(t, "application/json", header.Get("Content-Type"))
@@ -64,6 +64,7 @@ func TestRequestsOverHTTP(t *testing.T) {
 		{"POST", `{"schema":"attune.request/v1","action":"t.env"}`, 403},
 		{"POST", `{"schema":"attune.request/v1","script":{"inline":"exit 0","runtime":"shell"}}`, 403},
 		{"POST", `{"schema":"attune.request/v1","id":"x","action":"t.run"}`, 400},
+		{"POST", `{"schema":"attune.request/v1","action":"t.large","parameters":{"bytes":7000000}}`, 422},
 		{"POST", `{"broken":`, 400},
 		{"POST", strings.Repeat("x", bodyMax+1), 413},
 	} {
@@ -188,6 +189,10 @@ func TestIdempotencyOverHTTP(t *testing.T) {
 		assert.Equal(t, 200, status, body)
 	}
 	assert.Equal(t, 3, runs(t, file))
+	for range 2 {
+		exchange(t, "POST", url, `{"file":"`+file+`","code":0}`, "X-Request-Id", "of-a-whole-trace")
+	}
+	assert.Equal(t, 5, runs(t, file))
 	status, _, body := exchange(t, "POST", url, `{"file":"`+file+`","code":1}`, "Idempotency-Key", "order 7")
 	assert.Equal(t, 400, status, body)
 }

@@ -3,6 +3,7 @@
 package worker
 
 import (
+	"cmp"
 	"context"
 	"log/slog"
 	"time"
@@ -49,4 +50,13 @@ type Observer interface {
 	Committed(r *queue.Record, result *executor.Result)
 	Fenced(id string) // the record was taken over: nothing was committed
 	Slots(busy, all int)
+}
+
+func (t Timing) withDefaults() Timing {
+	t.Heartbeat = cmp.Or(t.Heartbeat, 15*time.Second)
+	t.Fence = cmp.Or(t.Fence, 45*time.Second)
+	t.Scheduler = cmp.Or(t.Scheduler, time.Second)
+	t.Reconcile = cmp.Or(t.Reconcile, 5*time.Second)
+	t.Unroutable = cmp.Or(t.Unroutable, 10*time.Minute)
+	return t
 }

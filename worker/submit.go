@@ -297,7 +297,18 @@ func (*Client) comparable(request json.RawMessage, delayed bool) ([]byte, error)
 	if delayed {
 		delete(fields, "not_before")
 	}
-	return json.Marshal(fields)
+	var origin executor.Context // a repetition comes in another trace
+	if len(fields["context"]) > 0 {
+		if err := json.Unmarshal(fields["context"], &origin); err != nil {
+			return nil, err
+		}
+		origin.Traceparent = ""
+	}
+	delete(fields, "context")
+	return json.Marshal(struct {
+		Fields  map[string]json.RawMessage
+		Context executor.Context
+	}{fields, origin})
 }
 
 // publish opens the record's route where it is new, and lays its message there.

@@ -80,6 +80,7 @@ type Record struct {
 	Route       string          `json:"route"`
 	Priority    Priority        `json:"priority,omitempty"`
 	Requirement json.RawMessage `json:"requirement"`
+	Affinity    json.RawMessage `json:"affinity,omitempty"` // which of the workers able to run it should; in the words of whoever computes them
 	NotBefore   time.Time       `json:"not_before,omitzero"`
 	Waits       string          `json:"waits,omitempty"` // why it is parked: one of the Waits
 	Limit       int             `json:"limit,omitempty"` // how many of its action may be queued or run at once; 0 means any number

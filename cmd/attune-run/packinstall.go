@@ -17,6 +17,7 @@ import (
 
 	"github.com/attune-run/attune/internal/config"
 	"github.com/attune-run/attune/internal/redact"
+	"github.com/attune-run/attune/internal/requestflags"
 	"github.com/attune-run/attune/pack"
 	"github.com/attune-run/attune/proc"
 )
@@ -121,7 +122,7 @@ func (c *packInstallCmd) install(a *app, in pack.Installer) (p *pack.Pack, commi
 		p, err = in.Archive(c.Source)
 	case isGit:
 		return source.install(a, in)
-	case isFile(filepath.Join(source.url, "HEAD")): // a bare repository
+	case requestflags.IsFile(filepath.Join(source.url, "HEAD")): // a bare repository
 		if source.url, err = filepath.Abs(source.url); err != nil {
 			return nil, "", err
 		}

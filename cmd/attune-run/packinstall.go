@@ -18,6 +18,7 @@ import (
 	"github.com/attune-run/attune/internal/config"
 	"github.com/attune-run/attune/internal/redact"
 	"github.com/attune-run/attune/internal/requestflags"
+	"github.com/attune-run/attune/internal/show"
 	"github.com/attune-run/attune/pack"
 	"github.com/attune-run/attune/proc"
 )
@@ -35,7 +36,7 @@ type packInstallCmd struct {
 	MaxDepth int         `placeholder:"N" help:"Parts of a path at most (32)."`
 
 	trustFlags `embed:""`
-	format
+	show.Format
 }
 
 // Help shows examples under `pack install --help`.
@@ -94,7 +95,7 @@ func (c *packInstallCmd) Run(a *app) error {
 		_, err = fmt.Fprintf(a.std.out, "installed %s %s in %s\n%s\n", p.Ref, p.Version, p.Dir, digest)
 		return err
 	}
-	return printJSON(a.std.out, installed{p.Ref, p.Version, digest, p.Dir, commit})
+	return show.JSON(a.std.out, installed{p.Ref, p.Version, digest, p.Dir, commit})
 }
 
 func (c *packInstallCmd) limits(cfg config.Config) pack.Limits {

@@ -216,7 +216,7 @@ func (w *Worker) offers(ctx context.Context) ([]queue.CatalogEntry, []byte) {
 	}
 	entries := make([]queue.CatalogEntry, 0, len(all))
 	for _, o := range all {
-		e, err := CatalogEntryOf(o)
+		e, err := catalogEntry(o)
 		if err != nil {
 			w.log.Error("action cannot be offered", "action", o.Action, "error", err)
 			continue
@@ -230,8 +230,8 @@ func (w *Worker) offers(ctx context.Context) ([]queue.CatalogEntry, []byte) {
 	return entries, text
 }
 
-// CatalogEntryOf is what the catalog says of an action; UpdatedAt is left to whoever stores it.
-func CatalogEntryOf(o executor.Offer) (queue.CatalogEntry, error) {
+// catalogEntry is what the catalog says of an action; UpdatedAt is left to whoever stores it.
+func catalogEntry(o executor.Offer) (queue.CatalogEntry, error) {
 	e := queue.CatalogEntry{
 		Schema: queue.CatalogSchema, Action: o.Action, Pack: queue.Pin(o.Requirement.Pack),
 		Retries: o.Defaults.Retries, BackoffMS: o.Defaults.Backoff.Milliseconds(), Limit: o.Defaults.Limit,

@@ -138,7 +138,7 @@ type verdict struct {
 	err    executor.Error
 }
 
-func refusal(kind, hint, format string, args ...any) *verdict {
+func refused(kind, hint, format string, args ...any) *verdict {
 	return &verdict{executor.Errored, executor.Error{Kind: kind, Stage: "claim", Message: fmt.Sprintf(format, args...), Hint: hint}}
 }
 
@@ -148,26 +148,26 @@ func (w *Worker) admit(r *queue.Record, text string) (executor.Request, *verdict
 	var req executor.Request
 	switch err := json.Unmarshal([]byte(text), &s); {
 	case text == "":
-		return req, refusal("request", "submit it again", "the submission is gone")
+		return req, refused("request", "submit it again", "the submission is gone")
 	case textDigest(text) != r.Digest:
-		return req, refusal("request", "submit it again", "the submission is not the one that was accepted: its digest is %s, not %s", textDigest(text), r.Digest)
+		return req, refused("request", "submit it again", "the submission is not the one that was accepted: its digest is %s, not %s", textDigest(text), r.Digest)
 	case err != nil:
-		return req, refusal("request", "", "the submission cannot be read: %v", err)
+		return req, refused("request", "", "the submission cannot be read: %v", err)
 	case s.Schema != queue.SubmissionSchema || s.ID != r.ID:
-		return req, refusal("request", "", "the submission is a %q of execution %q", s.Schema, s.ID)
+		return req, refused("request", "", "the submission is a %q of execution %q", s.Schema, s.ID)
 	}
 	decoder := json.NewDecoder(strings.NewReader(string(s.Request)))
 	decoder.UseNumber()
 	if err := decoder.Decode(&req); err != nil {
-		return req, refusal("request", "", "the request cannot be read: %v", err)
+		return req, refused("request", "", "the request cannot be read: %v", err)
 	}
 	req.ID, req.Pack = r.ID, executor.PackPin(s.Pack)
-	if req.Context.Traceparent == "" {
+	if r.Traceparent != "" {
 		req.Context.Traceparent = r.Traceparent
 	}
 	if len(w.cfg.TrustedKeys) > 0 {
 		if _, err := VerifyRecord(r, text, w.cfg.TrustedKeys); err != nil {
-			return req, refusal("request", "sign it with a key that the worker trusts", "%v", err)
+			return req, refused("request", "sign it with a key that the worker trusts", "%v", err)
 		}
 	}
 	return req, w.permit(r, &s, &req)
@@ -179,13 +179,13 @@ func (w *Worker) permit(r *queue.Record, s *queue.Submission, req *executor.Requ
 	matches := func(glob string) bool { ok, _ := path.Match(glob, action); return ok }
 	switch {
 	case req.Script != nil && !w.cfg.AllowScripts:
-		return refusal("request", "--allow-scripts lets submitters bring code", "worker %s runs no code that requests bring", w.cfg.Name)
+		return refused("request", "--allow-scripts lets submitters bring code", "worker %s runs no code that requests bring", w.cfg.Name)
 	case req.Script == nil && req.Pack == (executor.PackPin{}):
-		return refusal("request", "", "the submission does not say which version of the pack of %s may run", req.Action)
+		return refused("request", "", "the submission does not say which version of the pack of %s may run", req.Action)
 	case req.Script == nil && len(w.cfg.AllowActions) > 0 && !slices.ContainsFunc(w.cfg.AllowActions, matches):
-		return refusal("request", "--allow-actions names what may run", "worker %s does not run %s", w.cfg.Name, action)
+		return refused("request", "--allow-actions names what may run", "worker %s does not run %s", w.cfg.Name, action)
 	case !s.Deadline.IsZero() && r.Attempt == 0 && w.now().After(s.Deadline):
-		return refusal("deadline", "submit it again with a later deadline", "it was wanted until %s and had not started", s.Deadline.Format(time.RFC3339))
+		return refused("deadline", "submit it again with a later deadline", "it was wanted until %s and had not started", s.Deadline.Format(time.RFC3339))
 	}
 	return nil
 }

@@ -25,7 +25,9 @@ func finishUnstarted(ctx context.Context, broker queue.Broker, r *queue.Record, 
 	if err != nil {
 		return err
 	}
-	r.State, r.Waits, r.Outcome, r.FinishedAt, r.Result = queue.Done, "", string(result.Status), result.FinishedAt, document
+	if *r, err = r.Finish(queue.Ending{Outcome: string(result.Status), Result: document}, result.FinishedAt); err != nil {
+		return err
+	}
 	value, err := encode(r)
 	if err != nil {
 		return err

@@ -74,7 +74,7 @@ func New(cfg Config) (*Worker, error) {
 	}
 	cfg.Slots = cmp.Or(cfg.Slots, stdruntime.NumCPU())
 	cfg.Grace = cmp.Or(cfg.Grace, 30*time.Second)
-	cfg.Timing = cfg.Timing.withDefaults()
+	cfg.Timing = cfg.Timing.WithDefaults()
 	if cfg.Execute == nil {
 		cfg.Execute = cfg.Service.Execute
 	}
@@ -135,6 +135,15 @@ func (w *Worker) Run(take, work context.Context) error {
 		return err
 	}
 	defer unanswer()
+	unsubmit, err := NewClient(ClientConfig{Broker: w.broker, Service: w.cfg.Service, Unroutable: w.cfg.Timing.Unroutable}).AnswerSubmissions()
+	if err != nil {
+		return err
+	}
+	defer unsubmit()
+	scheduler := NewScheduler(SchedulerConfig{
+		Broker: w.broker, Worker: w.cfg.Name, Instance: w.instance, Service: w.cfg.Service, Timing: w.cfg.Timing, Log: w.log,
+	})
+	tasks.Go(func() { scheduler.Run(background) })
 	task(w.advertise)
 	task(w.watchRoutes)
 	task(w.watchPacks)

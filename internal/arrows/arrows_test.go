@@ -14,14 +14,20 @@ const module = "github.com/attune-run/attune/"
 
 // allowed are the arrows between packages of the module; internal packages are free for all.
 var allowed = map[string][]string{
-	"cmd/attune-run": {"executor", "pack", "runtime", "detect", "recipe", "envcache", "proc"},
-	"executor":       {"pack", "runtime", "detect", "recipe", "envcache", "proc"},
-	"recipe":         {"runtime", "envcache", "proc"},
-	"pack":           {"runtime"},
-	"detect":         {"runtime", "proc"},
-	"runtime":        {},
-	"envcache":       {},
-	"proc":           {},
+	"cmd/attune-run":    {"executor", "pack", "runtime", "detect", "recipe", "envcache", "proc"},
+	"cmd/attune-worker": {"executor", "pack", "runtime", "detect", "recipe", "envcache", "proc", "queue", "queue/natsq", "worker"},
+	"executor":          {"pack", "runtime", "detect", "recipe", "envcache", "proc"},
+	"recipe":            {"runtime", "envcache", "proc"},
+	"pack":              {"runtime"},
+	"detect":            {"runtime", "proc"},
+	"runtime":           {},
+	"envcache":          {},
+	"proc":              {},
+	"queue":             {},
+	"queue/natsq":       {"queue"},
+	"queue/queuetest":   {"queue"},
+	"queue/schemas":     {"queue"},
+	"worker":            {"executor", "queue", "pack", "runtime"},
 }
 
 func TestImportsFollowTheArrows(t *testing.T) {

@@ -1,0 +1,73 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"os"
+	"slices"
+
+	"github.com/alecthomas/kong"
+
+	"github.com/attune-run/attune/internal/config"
+	"github.com/attune-run/attune/internal/version"
+)
+
+// cli is what is true of every command; the rest stands with its command.
+type cli struct {
+	globals
+}
+
+// globals are the flags every command takes. Their defaults come from the configuration.
+type globals struct {
+	config.BrokerFlags
+
+	Packs []string `help:"Directory that holds packs (repeatable; first match wins). [$ATTUNE_PACKS]" placeholder:"DIR" sep:"none" type:"path"`
+	Cache string   `help:"Root of the environment cache. [$ATTUNE_CACHE]" placeholder:"DIR" type:"path"`
+}
+
+// command is one word of the command line.
+type command struct {
+	name, help string
+	make       func() any
+}
+
+// commands are all there are, in the order of the help.
+var commands = []command{
+	{"version", "Show the version.", func() any { return &versionCmd{} }},
+}
+
+// grammar is the part of the command line that the arguments can mean: Kong takes milliseconds to read all of it.
+func grammar(args []string) []kong.Option {
+	only := ""
+	if len(args) > 0 && slices.ContainsFunc(commands, func(c command) bool { return c.name == args[0] }) {
+		only = args[0]
+	}
+	var options []kong.Option
+	for _, c := range commands {
+		if only == "" || c.name == only {
+			options = append(options, kong.DynamicCommand(c.name, c.help, "", c.make()))
+		}
+	}
+	return options
+}
+
+// app is what a command works with.
+type app struct {
+	ctx  context.Context
+	name string
+	std  stdio
+	cli  *cli
+}
+
+// config reads the configuration; what it says about the pool is asked of it with Broker and Worker.
+func (a *app) config() (config.Config, error) {
+	return config.Load(config.Flags{Packs: a.cli.Packs, Cache: a.cli.Cache}, config.Defaults{}, os.Environ())
+}
+
+type versionCmd struct{}
+
+// Run shows the version.
+func (*versionCmd) Run(a *app) error {
+	_, err := fmt.Fprintln(a.std.out, version.String())
+	return err
+}

@@ -38,6 +38,7 @@ type Worker struct {
 
 	clock    atomic.Int64 // how far the broker's clock is ahead of ours, in nanoseconds
 	draining atomic.Bool
+	serving  atomic.Bool
 	empty    string // a directory with nothing in it, where scripts without a pack are at home
 
 	mu       sync.Mutex
@@ -149,6 +150,7 @@ func (w *Worker) Run(take, work context.Context) error {
 	task(w.watchPacks)
 	task(func(ctx context.Context) error { return w.prepare(ctx, take) })
 
+	w.serving.Store(true)
 	w.take(take, background)
 	w.drain(work, background)
 	stop(nil)
@@ -156,6 +158,17 @@ func (w *Worker) Run(take, work context.Context) error {
 	w.deregister()
 	if cause := context.Cause(take); !errors.Is(cause, context.Canceled) && !errors.Is(cause, context.DeadlineExceeded) {
 		return cause
+	}
+	return nil
+}
+
+// errNotServing is a worker that does not take executions yet, or no more.
+var errNotServing = errors.New("the worker does not take executions")
+
+// Ready is nil while the worker is registered and takes executions.
+func (w *Worker) Ready() error {
+	if !w.serving.Load() || w.draining.Load() {
+		return errNotServing
 	}
 	return nil
 }

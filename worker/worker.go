@@ -150,7 +150,6 @@ func (w *Worker) Run(take, work context.Context) error {
 	task(w.watchPacks)
 	task(func(ctx context.Context) error { return w.prepare(ctx, take) })
 
-	w.serving.Store(true)
 	w.take(take, background)
 	w.drain(work, background)
 	stop(nil)
@@ -165,7 +164,7 @@ func (w *Worker) Run(take, work context.Context) error {
 // errNotServing is a worker that does not take executions yet, or no more.
 var errNotServing = errors.New("the worker does not take executions")
 
-// Ready is nil while the worker is registered and takes executions.
+// Ready is nil while the worker takes executions and the pool knows what it has.
 func (w *Worker) Ready() error {
 	if !w.serving.Load() || w.draining.Load() {
 		return errNotServing

@@ -447,3 +447,13 @@ func (c *Client) answer(ctx context.Context, data []byte) queue.SubmitAnswer {
 	}
 	return queue.SubmitAnswer{ID: accepted.ID, State: accepted.State}
 }
+
+// IDOf is the id that an idempotency key stands for: itself where it is a UUID, else one that follows from it (RFC 9562, version 5).
+func IDOf(key string) string {
+	if id, err := uuid.Parse(key); err == nil {
+		return id.String()
+	}
+	return uuid.NewSHA1(keyNamespace, []byte(key)).String()
+}
+
+var keyNamespace = uuid.NewSHA1(uuid.NameSpaceURL, []byte("attune.idempotency-key/v1"))

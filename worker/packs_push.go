@@ -66,7 +66,11 @@ func catalogOf(ctx context.Context, p *pack.Pack, service *executor.Service) ([]
 		if !action.Enabled {
 			continue
 		}
-		entry, err := catalogEntry(ctx, service, action)
+		requirement, defaults, err := service.Requirement(ctx, executor.Request{Action: action.Ref})
+		if err != nil {
+			return nil, fmt.Errorf("action %s: %w", action.Ref, err)
+		}
+		entry, err := catalogEntry(executor.Offer{Action: action.Ref, Requirement: requirement, Defaults: defaults, Parameters: action.Parameters})
 		if err != nil {
 			return nil, err
 		}
@@ -76,26 +80,6 @@ func catalogOf(ctx context.Context, p *pack.Pack, service *executor.Service) ([]
 		return nil, refuse("", "pack %s has no action that is enabled", p.Ref)
 	}
 	return entries, nil
-}
-
-func catalogEntry(ctx context.Context, service *executor.Service, action *pack.Action) (queue.CatalogEntry, error) {
-	e := queue.CatalogEntry{Schema: queue.CatalogSchema, Action: action.Ref}
-	requirement, defaults, err := service.Requirement(ctx, executor.Request{Action: action.Ref})
-	if err != nil {
-		return e, fmt.Errorf("action %s: %w", action.Ref, err)
-	}
-	e.Pack = queue.Pin(requirement.Pack)
-	e.Retries, e.BackoffMS, e.Limit = defaults.Retries, defaults.Backoff.Milliseconds(), defaults.Limit
-	if e.Requirement, err = encode(requirement); err != nil {
-		return e, err
-	}
-	if e.Parameters, err = encode(action.Parameters); err != nil {
-		return e, err
-	}
-	if len(defaults.Affinity) > 0 {
-		e.Affinity, err = encode(defaults.Affinity)
-	}
-	return e, err
 }
 
 // Packs are those that were pushed, by name and version.

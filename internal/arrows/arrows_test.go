@@ -27,7 +27,7 @@ var allowed = map[string][]string{
 	"queue/natsq":       {"queue"},
 	"queue/queuetest":   {"queue"},
 	"queue/schemas":     {"queue"},
-	"worker":            {"executor", "queue", "pack"},
+	"worker":            {"executor", "queue", "pack", "runtime"},
 }
 
 func TestImportsFollowTheArrows(t *testing.T) {

@@ -37,6 +37,7 @@ type ClientConfig struct {
 type Client struct {
 	cfg    ClientConfig
 	broker queue.Broker
+	lines  *auditor
 
 	mu      sync.Mutex
 	offers  map[string]offers    // pack → what the catalog has of it
@@ -55,7 +56,7 @@ func NewClient(cfg ClientConfig) *Client {
 	if cfg.Who == "" {
 		cfg.Who = "client"
 	}
-	return &Client{cfg: cfg, broker: cfg.Broker, offers: map[string]offers{}, routes: map[string]time.Time{}, schemas: map[string]*pack.Schema{}}
+	return &Client{cfg: cfg, broker: cfg.Broker, lines: newAuditor(cfg.Broker.Audit(), cfg.Who), offers: map[string]offers{}, routes: map[string]time.Time{}, schemas: map[string]*pack.Schema{}}
 }
 
 const defaultUnroutable = 10 * time.Minute
@@ -102,7 +103,13 @@ func (c *Client) who() string {
 
 // audit writes one line down; it is there when audit returns.
 func (c *Client) audit(ctx context.Context, line queue.AuditLine) error {
-	return writeAudit(ctx, c.broker, c.cfg.Now(), c.who(), line)
+	line.Who = c.who()
+	select {
+	case err := <-c.lines.add(line, c.cfg.Now()):
+		return err
+	case <-ctx.Done():
+		return context.Cause(ctx)
+	}
 }
 
 func writeAudit(ctx context.Context, broker queue.Broker, at time.Time, who string, line queue.AuditLine) error {

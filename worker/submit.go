@@ -56,6 +56,7 @@ type prepared struct {
 	record  *queue.Record
 	request json.RawMessage
 	delayed bool // not_before was counted from now, so that it says nothing about whether two are the same
+	tick    bool // the id follows from a schedule, and means the same whoever submits it
 }
 
 func (c *Client) prepare(ctx context.Context, o Order) (*prepared, error) {
@@ -135,12 +136,18 @@ func (c *Client) newRecord(text string, req executor.Request, t target) (*queue.
 	if err != nil {
 		return nil, err
 	}
+	var affinity json.RawMessage
+	if len(t.defaults.Affinity) > 0 {
+		if affinity, err = encode(t.defaults.Affinity); err != nil {
+			return nil, err
+		}
+	}
 	now := c.cfg.Now().UTC()
 	r := &queue.Record{
 		Schema: queue.RecordSchema, ID: req.ID, State: queue.Queued, Submission: text, Digest: textDigest(text),
 		SubmittedBy: c.who(), SubmittedAt: now, Action: t.action, Route: t.requirement.Route(), Requirement: requirement,
 		Limit: t.defaults.Limit, Retries: t.defaults.Retries, BackoffMS: t.defaults.Backoff.Milliseconds(), OnLost: req.OnLost,
-		Priority: priority(req.Priority), Traceparent: req.Context.Traceparent,
+		Affinity: affinity, Priority: priority(req.Priority), Traceparent: req.Context.Traceparent,
 	}
 	switch r.OnLost {
 	case "", queue.OnLostFail, queue.OnLostRetry:
@@ -217,20 +224,32 @@ func (c *Client) accept(ctx context.Context, p *prepared) (Accepted, error) {
 	return Accepted{ID: r.ID, State: r.State, Action: r.Action}, nil
 }
 
-// storing says what a submitter can do after an error that may or may not have stored it.
-func storing(id string, err error) error {
-	hint := ""
+// storeError is a submission that was right and could not be stored, or nobody knows.
+type storeError struct {
+	id  string
+	err error
+}
+
+func (e *storeError) Error() string { return fmt.Sprintf("submit %s: %v", e.id, e.err) }
+func (e *storeError) Unwrap() error { return e.err }
+
+// Hint says what a submitter can do.
+func (e *storeError) Hint() string {
 	switch {
-	case errors.Is(err, queue.ErrUncertain), errors.Is(err, queue.ErrUnavailable), errors.Is(err, context.DeadlineExceeded):
-		hint = "submit it again with the id " + id + ": it runs once"
-	case errors.Is(err, queue.ErrFull):
-		hint = "nothing was stored; give the broker's store more room"
+	case errors.Is(e.err, queue.ErrFull), errors.Is(e.err, queue.ErrTooLarge):
+		return "nothing was stored; give the broker more room"
+	case errors.Is(e.err, queue.ErrUncertain), errors.Is(e.err, queue.ErrUnavailable), errors.Is(e.err, context.DeadlineExceeded):
+		return "submit it again with --idempotency-key " + e.id + ": it runs once"
 	}
+	return ""
+}
+
+func storing(id string, err error) error {
 	var refused *RefusedError
 	if errors.As(err, &refused) {
 		return err
 	}
-	return &RefusedError{Err: fmt.Errorf("submit %s: %w", id, err), Todo: hint}
+	return &storeError{id, err}
 }
 
 // existing answers a submission whose id is taken: the same request gets the first one's state.
@@ -239,7 +258,7 @@ func (c *Client) existing(ctx context.Context, p *prepared) (Accepted, error) {
 	if err != nil {
 		return Accepted{}, err
 	}
-	if first.Digest != p.record.Digest {
+	if first.Digest != p.record.Digest && !p.tick {
 		same, err := c.sameRequest(ctx, first, p)
 		if err != nil {
 			return Accepted{}, err
@@ -278,7 +297,18 @@ func (*Client) comparable(request json.RawMessage, delayed bool) ([]byte, error)
 	if delayed {
 		delete(fields, "not_before")
 	}
-	return json.Marshal(fields)
+	var origin executor.Context // a repetition comes in another trace
+	if len(fields["context"]) > 0 {
+		if err := json.Unmarshal(fields["context"], &origin); err != nil {
+			return nil, err
+		}
+		origin.Traceparent = ""
+	}
+	delete(fields, "context")
+	return json.Marshal(struct {
+		Fields  map[string]json.RawMessage
+		Context executor.Context
+	}{fields, origin})
 }
 
 // publish opens the record's route where it is new, and lays its message there.

@@ -16,6 +16,7 @@ import (
 	"github.com/attune-run/attune/executor"
 	"github.com/attune-run/attune/internal/config"
 	"github.com/attune-run/attune/internal/nearest"
+	"github.com/attune-run/attune/internal/requestflags"
 )
 
 // cli is what is true of every command; the rest stands with its command.
@@ -130,7 +131,7 @@ func normalize(model *kong.Application, args []string) ([]string, error) {
 	} else {
 		return args, nil
 	}
-	if at < len(args) && isScript(args[at]) && (at == 0 || args[at-1] != "--") {
+	if at < len(args) && requestflags.IsScript(args[at]) && (at == 0 || args[at-1] != "--") {
 		args = slices.Insert(slices.Clone(args), at+1, "--")
 	}
 	return args, nil
@@ -172,17 +173,7 @@ func valueFlags(nodes ...*kong.Node) map[string]bool {
 }
 
 func runnable(word string) bool {
-	return strings.ContainsAny(word, "./") || isFile(word)
-}
-
-// isScript tells a script from an action: a path, or a file that is there.
-func isScript(word string) bool {
-	return strings.Contains(word, "/") || isFile(word)
-}
-
-func isFile(path string) bool {
-	info, err := os.Stat(path)
-	return err == nil && !info.IsDir()
+	return strings.ContainsAny(word, "./") || requestflags.IsFile(word)
 }
 
 func unknownCommand(word string) error {
@@ -199,7 +190,7 @@ func unknownCommand(word string) error {
 // sibling starts attune-worker or attune-lambda from beside this binary when called as
 // `attune worker …`, as git does with its commands.
 func sibling(name string, args []string) (int, bool) {
-	if len(args) == 0 || (args[0] != "worker" && args[0] != "lambda") || isFile(args[0]) {
+	if len(args) == 0 || (args[0] != "worker" && args[0] != "lambda") || requestflags.IsFile(args[0]) {
 		return 0, false
 	}
 	self, err := os.Executable()

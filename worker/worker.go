@@ -38,7 +38,9 @@ type Worker struct {
 
 	clock    atomic.Int64 // how far the broker's clock is ahead of ours, in nanoseconds
 	draining atomic.Bool
-	empty    string // a directory with nothing in it, where scripts without a pack are at home
+
+	advertised atomic.Bool // the pool knows of the worker and its actions
+	empty      string      // a directory with nothing in it, where scripts without a pack are at home
 
 	mu       sync.Mutex
 	attempts map[string]*attempt // by execution id

@@ -296,8 +296,8 @@ func (t *term) endUnroutable(ctx context.Context) error {
 		if err != nil {
 			return err
 		}
-		return writeAudit(ctx, t.cfg.Broker, t.cfg.Now(), t.cfg.Worker, queue.AuditLine{
-			What: "result", ID: r.id, Action: record.Action, Digest: record.Digest, Epoch: record.Epoch, Attempt: record.Attempt,
+		return t.client.audit(ctx, queue.AuditLine{
+			Who: t.cfg.Worker, What: "result", ID: r.id, Action: record.Action, Digest: record.Digest, Epoch: record.Epoch, Attempt: record.Attempt,
 			Outcome: record.Outcome, Detail: "unroutable",
 		})
 	})

@@ -38,7 +38,6 @@ type Client struct {
 	cfg     ClientConfig
 	broker  queue.Broker
 	journal *auditor
-	lines   *auditor
 
 	mu      sync.Mutex
 	offers  map[string]offers    // pack → what the catalog has of it
@@ -57,7 +56,9 @@ func NewClient(cfg ClientConfig) *Client {
 	if cfg.Who == "" {
 		cfg.Who = "client"
 	}
-	return &Client{cfg: cfg, broker: cfg.Broker, lines: newAuditor(cfg.Broker.Audit(), cfg.Who), offers: map[string]offers{}, routes: map[string]time.Time{}, schemas: map[string]*pack.Schema{}}
+	c := &Client{cfg: cfg, broker: cfg.Broker, offers: map[string]offers{}, routes: map[string]time.Time{}, schemas: map[string]*pack.Schema{}}
+	c.journal = newAuditor(cfg.Broker.Audit(), c.who())
+	return c
 }
 
 const defaultUnroutable = 10 * time.Minute

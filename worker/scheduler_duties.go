@@ -276,6 +276,23 @@ func (t *term) layAgain(ctx context.Context, r *run) error {
 	return publish(ctx, t.client, record)
 }
 
+// keepOld writes the records again of what waits so long that the broker would forget them.
+func (t *term) keepOld(ctx context.Context) error {
+	return t.each(t.view.takeOld(t.cfg.Now(), queue.Retention/2), func(r *run) error {
+		entry, err := t.cfg.Broker.Table(queue.Runs).Get(ctx, r.id)
+		if errors.Is(err, queue.ErrNotFound) || err == nil && entry.Revision != r.revision {
+			return nil
+		}
+		if err == nil {
+			_, err = t.cfg.Broker.Table(queue.Runs).Update(ctx, r.id, entry.Value, entry.Revision)
+		}
+		if errors.Is(err, queue.ErrConflict) {
+			return nil
+		}
+		return err
+	})
+}
+
 // endUnroutable ends what waited too long for a worker that is able to run it.
 func (t *term) endUnroutable(ctx context.Context) error {
 	return t.each(t.view.takeUnroutable(t.cfg.Now(), t.cfg.Timing), func(r *run) error {

@@ -125,12 +125,12 @@ func (t *term) givePlacesOf(ctx context.Context, l *limit) error {
 	if places.Holders, err = t.stillHeld(ctx, places.Holders); err != nil {
 		return err
 	}
-	chosen, resumed := t.view.choose(l, places.Holders)
+	chosen, resumed, most := t.view.choose(l, places.Holders)
 	for _, r := range chosen {
 		places.Holders = append(places.Holders, holder(r))
 	}
 	if len(chosen) > 0 || len(places.Holders) != before {
-		places.Max = l.max
+		places.Max = most
 		value, err := encode(places)
 		if err == nil && entry.Revision == 0 {
 			_, err = table.Create(ctx, key, value)
@@ -206,8 +206,8 @@ func (v *view) makeDirty(l *limit) {
 }
 
 // choose takes from the lines as many as there are places, the higher priority first. Those that have a place already, because whoever
-// gave it came no further, are resumed.
-func (v *view) choose(l *limit, holders []string) (chosen, resumed []*run) {
+// gave it came no further, are resumed. most is the limit.
+func (v *view) choose(l *limit, holders []string) (chosen, resumed []*run, most int) {
 	v.mu.Lock()
 	defer v.mu.Unlock()
 	held := map[string]bool{}
@@ -232,7 +232,7 @@ func (v *view) choose(l *limit, holders []string) (chosen, resumed []*run) {
 			free--
 		}
 	}
-	return chosen, resumed
+	return chosen, resumed, l.max
 }
 
 // putBack puts those that were chosen, and got no place, back to where they waited.

@@ -33,6 +33,7 @@ type command struct {
 
 // commands are all there are, in the order of the help.
 var commands = []command{
+	{"serve", "Take executions from the pool and run them.", func() any { return &serveCmd{} }},
 	{"version", "Show the version.", func() any { return &versionCmd{} }},
 }
 

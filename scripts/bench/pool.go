@@ -97,7 +97,11 @@ func (s *poolServer) stop() error {
 
 // submit sends n no-ops from many goroutines.
 func (s *poolServer) submit(n int) error {
+	if _, err := s.client.Submit(context.Background(), worker.Order{Request: noopRequest()}); err != nil { // asks the catalog, opens the route
+		return err
+	}
 	var sent atomic.Int64
+	sent.Add(1)
 	var group sync.WaitGroup
 	failed := make(chan error, 64)
 	for range 64 {

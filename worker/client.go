@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"github.com/google/uuid"
+	"golang.org/x/sync/singleflight"
 
 	"github.com/attune-run/attune/executor"
 	"github.com/attune-run/attune/pack"
@@ -38,6 +39,8 @@ type Client struct {
 	cfg     ClientConfig
 	broker  queue.Broker
 	journal *auditor
+
+	asking singleflight.Group // for offers
 
 	mu      sync.Mutex
 	offers  map[string]offers    // pack → what the catalog has of it

@@ -33,6 +33,7 @@ type command struct {
 
 // commands are all there are, in the order of the help.
 var commands = []command{
+	{"serve", "Take executions from the pool and run them.", func() any { return &serveCmd{} }},
 	{"submit", "Submit an action or a script to the pool.", func() any { return &submitCmd{} }},
 	{"status", "Show how one execution stands.", func() any { return &statusCmd{} }},
 	{"logs", "Print what an execution printed.", func() any { return &logsCmd{} }},

@@ -35,9 +35,9 @@ type ClientConfig struct {
 
 // Client submits executions and follows them. It is safe for concurrent use.
 type Client struct {
-	cfg    ClientConfig
-	broker queue.Broker
-	lines  *auditor
+	cfg     ClientConfig
+	broker  queue.Broker
+	journal *auditor
 
 	mu      sync.Mutex
 	offers  map[string]offers    // pack → what the catalog has of it
@@ -56,7 +56,9 @@ func NewClient(cfg ClientConfig) *Client {
 	if cfg.Who == "" {
 		cfg.Who = "client"
 	}
-	return &Client{cfg: cfg, broker: cfg.Broker, lines: newAuditor(cfg.Broker.Audit(), cfg.Who), offers: map[string]offers{}, routes: map[string]time.Time{}, schemas: map[string]*pack.Schema{}}
+	c := &Client{cfg: cfg, broker: cfg.Broker, offers: map[string]offers{}, routes: map[string]time.Time{}, schemas: map[string]*pack.Schema{}}
+	c.journal = newAuditor(cfg.Broker.Audit(), c.who())
+	return c
 }
 
 const defaultUnroutable = 10 * time.Minute
@@ -101,24 +103,14 @@ func (c *Client) who() string {
 	return c.cfg.Who
 }
 
-// audit writes one line down; it is there when audit returns.
+// audit writes one line down, together with those of others who write at the same time; it is stored when audit returns.
 func (c *Client) audit(ctx context.Context, line queue.AuditLine) error {
-	line.Who = c.who()
 	select {
-	case err := <-c.lines.add(line, c.cfg.Now()):
+	case err := <-c.journal.add(line, c.cfg.Now()):
 		return err
 	case <-ctx.Done():
 		return context.Cause(ctx)
 	}
-}
-
-func writeAudit(ctx context.Context, broker queue.Broker, at time.Time, who string, line queue.AuditLine) error {
-	line.Schema, line.At, line.Who = queue.AuditSchema, at.UTC(), who
-	text, err := json.Marshal(line)
-	if err != nil {
-		return err
-	}
-	return broker.Audit().Append(ctx, text, "")
 }
 
 // Record is the truth about an execution.

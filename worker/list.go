@@ -5,8 +5,10 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"maps"
 	"path"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/attune-run/attune/executor"
@@ -29,7 +31,7 @@ type Status struct {
 	*queue.Record
 	// Why no live worker is able to run it, one reason for each; empty when one is, or it is not queued. Without workers: "there is
 	// no worker".
-	Unroutable []string
+	Unroutable []string `json:"unroutable_because,omitempty"`
 }
 
 // List gives the executions that a filter chooses, the newest first.
@@ -175,4 +177,75 @@ func (r *router) reasons(requirement json.RawMessage) []string {
 		reasons = append(reasons, w.name+": "+why)
 	}
 	return reasons
+}
+
+// QueueInfo is what waits in a pool.
+type QueueInfo struct {
+	Scheduler queue.Lease `json:"scheduler"` // zero: nobody is elected
+	Routes    []RouteInfo `json:"routes"`
+}
+
+// RouteInfo is what waits on one route.
+type RouteInfo struct {
+	Route string `json:"route"`
+	Needs string `json:"needs"` // for people
+	queue.Backlog
+	Workers int `json:"workers"` // live ones that are able to run what waits
+}
+
+// QueueInfo counts what waits, by route; routes on which nothing waits are left out.
+func (c *Client) QueueInfo(ctx context.Context) (QueueInfo, error) {
+	info := QueueInfo{Routes: []RouteInfo{}}
+	if entry, err := c.broker.Table(queue.Leases).Get(ctx, schedulerRole); err == nil {
+		_ = json.Unmarshal(entry.Value, &info.Scheduler) // a newer attune's words: nobody that is known
+	}
+	router, err := c.router(ctx)
+	if err != nil {
+		return info, err
+	}
+	backlog, err := c.broker.Work().Backlog(ctx)
+	if err != nil {
+		return info, err
+	}
+	for entry, err := range c.broker.Table(queue.Routes).List(ctx, "") {
+		if err != nil {
+			return info, err
+		}
+		waiting := backlog[entry.Key]
+		if waiting.Waiting+waiting.Taken == 0 {
+			continue
+		}
+		var r queue.RouteEntry
+		var needs executor.Requirement
+		if json.Unmarshal(entry.Value, &r) != nil || json.Unmarshal(r.Requirement, &needs) != nil {
+			continue
+		}
+		info.Routes = append(info.Routes, RouteInfo{Route: entry.Key, Needs: describe(needs), Backlog: waiting, Workers: router.able(needs)})
+	}
+	slices.SortFunc(info.Routes, func(a, b RouteInfo) int {
+		return cmp.Or(cmp.Compare(b.Waiting, a.Waiting), cmp.Compare(a.Route, b.Route))
+	})
+	return info, nil
+}
+
+func (r *router) able(wanted executor.Requirement) int {
+	n := 0
+	for _, w := range r.workers {
+		if ok, _ := w.Satisfies(wanted); ok {
+			n++
+		}
+	}
+	return n
+}
+
+// describe is a requirement in a few words.
+func describe(r executor.Requirement) string {
+	words := []string{strings.TrimSpace(r.Runtime + " " + r.Version)}
+	if r.Pack.Ref != "" {
+		words = append([]string{r.Pack.Ref + " " + r.Pack.Version}, words...)
+	}
+	for _, name := range slices.Sorted(maps.Keys(r.Labels)) {
+		words = append(words, name+"="+r.Labels[name])
+	}
+	return strings.Join(words, ", ")
 }

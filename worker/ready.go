@@ -11,7 +11,7 @@ var (
 // Ready is nil while the worker takes work, from when the pool knows of it and its actions.
 func (w *Worker) Ready() error {
 	switch {
-	case !w.offered.Load():
+	case !w.advertised.Load():
 		return ErrStarting
 	case w.draining.Load():
 		return ErrDraining

@@ -103,6 +103,7 @@ type term struct {
 	view  *view
 	ticks *timetable
 	wake  chan struct{} // written by those who follow a table, read by loop
+	kept  time.Time     // monotonic: when old records were last looked for
 	swept time.Time     // monotonic: when what need not be looked at with every change was looked at
 }
 
@@ -154,6 +155,9 @@ func (t *term) pause() time.Duration {
 	return min(max(next.Sub(t.cfg.Now()), time.Millisecond), t.cfg.Timing.Scheduler)
 }
 
+// keepInterval is how often records are looked for that the broker would forget.
+const keepInterval = time.Hour
+
 // duty is one thing that a scheduler does.
 type duty struct {
 	name string
@@ -166,6 +170,10 @@ func (t *term) step(ctx context.Context) error {
 	if time.Since(t.swept) >= t.cfg.Timing.Scheduler {
 		t.swept = time.Now()
 		duties = append(duties, duty{"lay lost messages again", t.reconcile}, duty{"end what is unroutable", t.endUnroutable})
+	}
+	if time.Since(t.kept) >= keepInterval {
+		t.kept = time.Now()
+		duties = append(duties, duty{"keep what waits long", t.keepOld})
 	}
 	for _, duty := range duties {
 		if !t.lease.valid() {

@@ -125,12 +125,12 @@ func (t *term) givePlacesOf(ctx context.Context, l *limit) error {
 	if places.Holders, err = t.stillHeld(ctx, places.Holders); err != nil {
 		return err
 	}
-	chosen, resumed := t.view.choose(l, places.Holders)
+	chosen, resumed, most := t.view.choose(l, places.Holders)
 	for _, r := range chosen {
 		places.Holders = append(places.Holders, holder(r))
 	}
 	if len(chosen) > 0 || len(places.Holders) != before {
-		places.Max = l.max
+		places.Max = most
 		value, err := encode(places)
 		if err == nil && entry.Revision == 0 {
 			_, err = table.Create(ctx, key, value)
@@ -206,8 +206,8 @@ func (v *view) makeDirty(l *limit) {
 }
 
 // choose takes from the lines as many as there are places, the higher priority first. Those that have a place already, because whoever
-// gave it came no further, are resumed.
-func (v *view) choose(l *limit, holders []string) (chosen, resumed []*run) {
+// gave it came no further, are resumed. most is the limit.
+func (v *view) choose(l *limit, holders []string) (chosen, resumed []*run, most int) {
 	v.mu.Lock()
 	defer v.mu.Unlock()
 	held := map[string]bool{}
@@ -232,7 +232,7 @@ func (v *view) choose(l *limit, holders []string) (chosen, resumed []*run) {
 			free--
 		}
 	}
-	return chosen, resumed
+	return chosen, resumed, l.max
 }
 
 // putBack puts those that were chosen, and got no place, back to where they waited.
@@ -276,6 +276,23 @@ func (t *term) layAgain(ctx context.Context, r *run) error {
 	return publish(ctx, t.client, record)
 }
 
+// keepOld writes the records again of what waits so long that the broker would forget them.
+func (t *term) keepOld(ctx context.Context) error {
+	return t.each(t.view.takeOld(t.cfg.Now(), queue.Retention/2), func(r *run) error {
+		entry, err := t.cfg.Broker.Table(queue.Runs).Get(ctx, r.id)
+		if errors.Is(err, queue.ErrNotFound) || err == nil && entry.Revision != r.revision {
+			return nil
+		}
+		if err == nil {
+			_, err = t.cfg.Broker.Table(queue.Runs).Update(ctx, r.id, entry.Value, entry.Revision)
+		}
+		if errors.Is(err, queue.ErrConflict) {
+			return nil
+		}
+		return err
+	})
+}
+
 // endUnroutable ends what waited too long for a worker that is able to run it.
 func (t *term) endUnroutable(ctx context.Context) error {
 	return t.each(t.view.takeUnroutable(t.cfg.Now(), t.cfg.Timing), func(r *run) error {
@@ -296,8 +313,8 @@ func (t *term) endUnroutable(ctx context.Context) error {
 		if err != nil {
 			return err
 		}
-		return writeAudit(ctx, t.cfg.Broker, t.cfg.Now(), t.cfg.Worker, queue.AuditLine{
-			What: "result", ID: r.id, Action: record.Action, Digest: record.Digest, Epoch: record.Epoch, Attempt: record.Attempt,
+		return t.client.audit(ctx, queue.AuditLine{
+			Who: t.cfg.Worker, What: "result", ID: r.id, Action: record.Action, Digest: record.Digest, Epoch: record.Epoch, Attempt: record.Attempt,
 			Outcome: record.Outcome, Detail: "unroutable",
 		})
 	})

@@ -39,7 +39,8 @@ type run struct {
 	worker     string
 	notBefore  time.Time
 	unroutable time.Time
-	waiting    bool // in its limit's line
+	waiting    bool      // in its limit's line
+	written    time.Time // by the broker's clock
 }
 
 func (r *run) message() queue.Message {
@@ -150,7 +151,7 @@ func (v *view) drop(r *run) {
 func (v *view) add(entry queue.Entry, g *glance) {
 	r := &run{
 		id: entry.Key, revision: entry.Revision, state: g.State, priority: g.Priority, attempt: g.Attempt, worker: g.Worker,
-		notBefore: g.NotBefore, unroutable: g.Unroutable, route: v.routeOf(g.Route, g.Requirement),
+		notBefore: g.NotBefore, unroutable: g.Unroutable, written: entry.At, route: v.routeOf(g.Route, g.Requirement),
 	}
 	if g.Limit > 0 {
 		r.limit = v.limitOf(g.Action, g.Limit)
@@ -315,6 +316,19 @@ func (v *view) again(r *run) {
 	v.mu.Lock()
 	defer v.mu.Unlock()
 	v.fresh = append(v.fresh, check{r.id, r.revision, time.Now()})
+}
+
+// takeOld are the executions that were not written for that long.
+func (v *view) takeOld(now time.Time, age time.Duration) []*run {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	var all []*run
+	for _, r := range v.runs {
+		if !r.written.IsZero() && now.Sub(r.written) > age {
+			all = append(all, r)
+		}
+	}
+	return all
 }
 
 // takeLost are the executions whose worker has not been heard of for that long.

@@ -126,3 +126,15 @@ func (s ScheduleStatus) MarshalJSON() ([]byte, error) {
 	}
 	return json.Marshal(standing{s.ScheduleText, s.Signature != nil, s.CreatedBy, s.CreatedAt, s.LastTick, s.Next})
 }
+
+// Action is what the schedule submits, as results call it.
+func (s ScheduleStatus) Action() string {
+	var request struct {
+		Action string           `json:"action"`
+		Script *executor.Script `json:"script"`
+	}
+	if json.Unmarshal(s.Request, &request) != nil || request.Action == "" {
+		return "script:inline"
+	}
+	return request.Action
+}

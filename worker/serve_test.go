@@ -592,7 +592,7 @@ func TestParallelHostileExecutionsLeaveNothing(t *testing.T) {
 
 func TestWorkerModeTakesWhatNeedsNothing(t *testing.T) {
 	files := map[string]string{
-		"w/pack.yaml": "ref: w\nversion: 1.0.0\n",
+		"w/pack.yaml":          "ref: w\nversion: 1.0.0\n",
 		"w/actions/plain.yaml": "ref: w.plain\nentry_point: plain.sh\n", "w/actions/plain.sh": "echo plain\n",
 		"w/actions/built.yaml": "ref: w.built\nrunner_type: go\nentry_point: main.go\n",
 		"w/actions/main.go":    "package main\n\nfunc main() { println(\"compiled\") }\n",

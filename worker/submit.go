@@ -37,6 +37,9 @@ type Accepted struct {
 	Existing bool        `json:"existing,omitempty"` // it was submitted before, with the same id
 }
 
+// notBeforeMax is how far ahead something may be submitted: what large submissions are kept in is forgotten after Retention.
+const notBeforeMax = queue.Retention - 24*time.Hour
+
 // submissionMax is the size in bytes of a submission.
 const submissionMax = 8 << 20
 
@@ -158,7 +161,9 @@ func (c *Client) newRecord(text string, req executor.Request, t target) (*queue.
 		if r.NotBefore, err = time.Parse(time.RFC3339, req.NotBefore); err != nil {
 			return nil, refuse("", "not_before %q: write a time like 2026-01-31T15:04:05Z (RFC 3339)", req.NotBefore)
 		}
-		r.NotBefore = r.NotBefore.UTC()
+		if r.NotBefore = r.NotBefore.UTC(); r.NotBefore.Sub(now) > notBeforeMax {
+			return nil, refuse("`attune-worker schedule add` submits it when its time comes", "not_before %q is more than %s from now, longer than the pool keeps things", req.NotBefore, notBeforeMax)
+		}
 	}
 	start := now
 	switch {
@@ -447,3 +452,13 @@ func (c *Client) answer(ctx context.Context, data []byte) queue.SubmitAnswer {
 	}
 	return queue.SubmitAnswer{ID: accepted.ID, State: accepted.State}
 }
+
+// IDOf is the id that an idempotency key stands for: itself where it is a UUID, else one that follows from it (RFC 9562, version 5).
+func IDOf(key string) string {
+	if id, err := uuid.Parse(key); err == nil {
+		return id.String()
+	}
+	return uuid.NewSHA1(keyNamespace, []byte(key)).String()
+}
+
+var keyNamespace = uuid.NewSHA1(uuid.NameSpaceURL, []byte("attune.idempotency-key/v1"))

@@ -38,8 +38,9 @@ type Worker struct {
 
 	clock    atomic.Int64 // how far the broker's clock is ahead of ours, in nanoseconds
 	draining atomic.Bool
-	offered  atomic.Bool // the pool knows of the worker and its actions
-	empty    string      // a directory with nothing in it, where scripts without a pack are at home
+
+	advertised atomic.Bool // the pool knows of the worker and its actions
+	empty      string      // a directory with nothing in it, where scripts without a pack are at home
 
 	mu       sync.Mutex
 	attempts map[string]*attempt // by execution id
@@ -161,7 +162,6 @@ func (w *Worker) Run(take, work context.Context) error {
 	return nil
 }
 
-// errNotServing is a worker that does not take executions yet, or no more.
 // now is the broker's clock, as far as it is known.
 func (w *Worker) now() time.Time { return time.Now().Add(time.Duration(w.clock.Load())) }
 

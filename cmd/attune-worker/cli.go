@@ -34,6 +34,20 @@ type command struct {
 // commands are all there are, in the order of the help.
 var commands = []command{
 	{"serve", "Take executions from the pool and run them.", func() any { return &serveCmd{} }},
+	{"submit", "Submit an action or a script to the pool.", func() any { return &submitCmd{} }},
+	{"status", "Show how one execution stands.", func() any { return &statusCmd{} }},
+	{"logs", "Print what an execution printed.", func() any { return &logsCmd{} }},
+	{"result", "Print the result document of an execution.", func() any { return &resultCmd{} }},
+	{"artifacts", "List or copy the files that an execution left behind.", func() any { return &artifactsCmd{} }},
+	{"cancel", "End executions, whether they run or wait.", func() any { return &cancelCmd{} }},
+	{"ls", "List executions.", func() any { return &listCmd{} }},
+	{"workers", "List the workers of the pool.", func() any { return &workersCmd{} }},
+	{"packs", "Store packs in the pool, list and remove them.", func() any { return &packsCmd{} }},
+	{"schedule", "Submit an action again and again.", func() any { return &scheduleCmd{} }},
+	{"audit", "Print who did what.", func() any { return &auditCmd{} }},
+	{"keys", "Make keys that submissions are signed with.", func() any { return &keysCmd{} }},
+	{"dlq", "Look after executions that used up their attempts.", func() any { return &dlqCmd{} }},
+	{"queue", "Show what waits; move it to a cluster.", func() any { return &queueCmd{} }},
 	{"version", "Show the version.", func() any { return &versionCmd{} }},
 }
 

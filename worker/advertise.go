@@ -159,7 +159,7 @@ func (w *Worker) advertise(ctx context.Context) error {
 		if err := w.heartbeatEntry(ctx); err != nil {
 			return err
 		}
-		w.advertised.Store(true)
+		w.serving.Store(true)
 		select {
 		case <-ctx.Done():
 			return nil

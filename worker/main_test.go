@@ -179,14 +179,8 @@ func (p *testPool) serve(change func(*member)) (w *Worker, stop func()) {
 		}
 	}
 	p.t.Cleanup(stop)
-	require.Eventually(p.t, func() bool { return w.Ready() == nil && len(p.catalog()) > 0 }, 20*time.Second, 2*time.Millisecond)
+	require.Eventually(p.t, func() bool { return w.Ready() == nil }, 20*time.Second, 2*time.Millisecond)
 	return w, stop
-}
-
-func (p *testPool) catalog() []queue.CatalogEntry {
-	all, err := p.client.Catalog(p.t.Context(), "core")
-	require.NoError(p.t, err)
-	return all
 }
 
 // process is a worker in a process of its own.

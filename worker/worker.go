@@ -38,9 +38,8 @@ type Worker struct {
 
 	clock    atomic.Int64 // how far the broker's clock is ahead of ours, in nanoseconds
 	draining atomic.Bool
-
-	advertised atomic.Bool // the pool knows of the worker and its actions
-	empty      string      // a directory with nothing in it, where scripts without a pack are at home
+	serving  atomic.Bool
+	empty    string // a directory with nothing in it, where scripts without a pack are at home
 
 	mu       sync.Mutex
 	attempts map[string]*attempt // by execution id
@@ -158,6 +157,17 @@ func (w *Worker) Run(take, work context.Context) error {
 	w.deregister()
 	if cause := context.Cause(take); !errors.Is(cause, context.Canceled) && !errors.Is(cause, context.DeadlineExceeded) {
 		return cause
+	}
+	return nil
+}
+
+// errNotServing is a worker that does not take executions yet, or no more.
+var errNotServing = errors.New("the worker does not take executions")
+
+// Ready is nil while the worker takes executions and the pool knows what it has.
+func (w *Worker) Ready() error {
+	if !w.serving.Load() || w.draining.Load() {
+		return errNotServing
 	}
 	return nil
 }

@@ -11,7 +11,7 @@ LAMBDA_TAGS := lambda.norpc,nethttpomithttp2
 export CGO_ENABLED ?= 0
 
 .DEFAULT_GOAL := help
-.PHONY: help bootstrap bootstrap-tests build lambda install demo test stress check fmt bench clean ci
+.PHONY: help bootstrap bootstrap-tests build build-nats lambda install demo test stress chaos check fmt bench clean ci
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  %-16s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -24,7 +24,7 @@ bootstrap-tests: ## Install what the tests need as well
 
 build: ## Build static binaries into bin/
 	@mkdir -p $(BIN)
-	go build -trimpath -ldflags '$(LDFLAGS)' -o $(BIN)/attune-run ./cmd/attune-run
+	go build -trimpath -ldflags '$(LDFLAGS)' -o $(BIN)/ ./cmd/attune-run ./cmd/attune-worker
 	@ln -sf attune-run $(BIN)/attune
 	go build -trimpath -tags $(LAMBDA_TAGS) -ldflags '$(LDFLAGS)' -o $(BIN)/attune-lambda ./cmd/attune-lambda
 
@@ -39,10 +39,13 @@ lambda: build ## Build attune-lambda and function archives for both architecture
 		echo $$lambda.zip; \
 	done
 
-install: build ## Install attune-run, attune as its short name, and attune-lambda, below PREFIX
-	install -D -m 0755 $(BIN)/attune-run $(DESTDIR)$(PREFIX)/bin/attune-run
+build-nats: ## Build the NATS server that a cluster of brokers runs, of the version the tests use
+	@mkdir -p $(BIN)
+	go build -trimpath -ldflags '-s -w' -o $(BIN)/nats-server github.com/nats-io/nats-server/v2
+
+install: build ## Install attune-run, attune-worker, attune-lambda, and attune as a short name, below PREFIX
+	install -D -m 0755 -t $(DESTDIR)$(PREFIX)/bin $(BIN)/attune-run $(BIN)/attune-worker $(BIN)/attune-lambda
 	ln -sf attune-run $(DESTDIR)$(PREFIX)/bin/attune
-	install -m 0755 $(BIN)/attune-lambda $(DESTDIR)$(PREFIX)/bin/attune-lambda
 
 demo: bootstrap build ## Build, and run the examples in every language
 	@./scripts/demo $(BIN)/attune-run
@@ -56,6 +59,9 @@ SEED      ?= 0
 
 stress: ## Kill processes that share environments at random, for a minute (FOR, PROCESSES, SEED)
 	go test -count=1 -timeout 0 -v -run '^TestStress$$' ./envcache -args -stress $(FOR) -stress-processes $(PROCESSES) -stress-seed $(SEED)
+
+chaos: ## Kill, freeze and cut off workers and brokers of a pool at random, and check its history (FOR, SEED)
+	go test -count=1 -timeout 0 -v ./internal/chaos -args -chaos $(FOR) -chaos-seed $(SEED)
 
 check: ## Formatting, vet, staticcheck
 	@unformatted=$$(gofmt -l .); [ -z "$$unformatted" ] || { echo "not formatted: $$unformatted; run make fmt" >&2; exit 1; }

@@ -145,8 +145,11 @@ func (x *execution) detect(ctx context.Context) error {
 }
 
 // environment makes sure that the job's environment exists, holds it, and asks
-// its recipe for the command.
+// its recipe for the command. Before that a pinned pack is compared: building runs the pack's code.
 func (x *execution) environment(ctx context.Context) error {
+	if err := x.awaitPin(); err != nil {
+		return err
+	}
 	if err := x.inlineFile(); err != nil {
 		return err
 	}

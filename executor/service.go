@@ -170,6 +170,9 @@ func (s *Service) Start(ctx context.Context) error {
 // Prepared is the table of what worker mode prepared at Start, as Prepare gives it.
 func (s *Service) Prepared() []Prepared { return s.prepared }
 
+// Mode is "worker" or "agent".
+func (s *Service) Mode() string { return s.cfg.Mode.String() }
+
 // Store opens the environment store, once.
 func (s *Service) Store() (*envcache.Store, error) {
 	s.storeOnce.Do(func() {

@@ -10,6 +10,7 @@ import (
 	"github.com/attune-run/attune/executor"
 	"github.com/attune-run/attune/internal/bundle"
 	"github.com/attune-run/attune/internal/config"
+	"github.com/attune-run/attune/internal/show"
 	"github.com/attune-run/attune/recipe"
 )
 
@@ -99,17 +100,17 @@ func (c *bundleCmd) report(a *app, target bundle.Target, report bundle.Report) e
 			a.name, strings.Join(names, ", "), target.Remedy())
 	}
 	if c.JSON {
-		return printJSON(a.std.out, report)
+		return show.JSON(a.std.out, report)
 	}
 	if c.Quiet {
 		return nil
 	}
-	if err := printTable(a.std.out, []string{"ACTIONS", "RUNTIME", "VERSION", "ENVIRONMENT", "REASON"}, table); err != nil {
+	if err := show.Table(a.std.out, []string{"ACTIONS", "RUNTIME", "VERSION", "ENVIRONMENT", "REASON"}, table); err != nil {
 		return err
 	}
-	size := byteSize(report.Unpacked) + " unpacked"
+	size := show.Size(report.Unpacked) + " unpacked"
 	if report.Packed > 0 {
-		size = byteSize(report.Packed) + ", " + size
+		size = show.Size(report.Packed) + ", " + size
 	}
 	_, err := fmt.Fprintf(a.std.out, "%s: %d files, %s\n", report.Output, report.Files, size)
 	return err

@@ -16,6 +16,7 @@ import (
 	"github.com/attune-run/attune/executor"
 	"github.com/attune-run/attune/internal/config"
 	"github.com/attune-run/attune/internal/nearest"
+	"github.com/attune-run/attune/internal/requestflags"
 )
 
 // cli is what is true of every command; the rest stands with its command.
@@ -132,7 +133,7 @@ func normalize(model *kong.Application, args []string) ([]string, error) {
 	} else {
 		return args, nil
 	}
-	if at < len(args) && isScript(args[at]) && (at == 0 || args[at-1] != "--") {
+	if at < len(args) && requestflags.IsScript(args[at]) && (at == 0 || args[at-1] != "--") {
 		args = slices.Insert(slices.Clone(args), at+1, "--")
 	}
 	return args, nil
@@ -174,17 +175,7 @@ func valueFlags(nodes ...*kong.Node) map[string]bool {
 }
 
 func runnable(word string) bool {
-	return strings.ContainsAny(word, "./") || isFile(word)
-}
-
-// isScript tells a script from an action: a path, or a file that is there.
-func isScript(word string) bool {
-	return strings.Contains(word, "/") || isFile(word)
-}
-
-func isFile(path string) bool {
-	info, err := os.Stat(path)
-	return err == nil && !info.IsDir()
+	return strings.ContainsAny(word, "./") || requestflags.IsFile(word)
 }
 
 func unknownCommand(word string) error {
@@ -202,7 +193,7 @@ func unknownCommand(word string) error {
 // `attune worker …`, as git does with its commands. `attune lambda invoke` is this program's own: what runs in a function has no
 // use for it.
 func sibling(name string, args []string) (int, bool) {
-	if len(args) == 0 || (args[0] != "worker" && args[0] != "lambda") || isFile(args[0]) || len(args) > 1 && args[0] == "lambda" && args[1] == "invoke" {
+	if len(args) == 0 || (args[0] != "worker" && args[0] != "lambda") || requestflags.IsFile(args[0]) || len(args) > 1 && args[0] == "lambda" && args[1] == "invoke" {
 		return 0, false
 	}
 	self, err := os.Executable()

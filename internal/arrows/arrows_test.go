@@ -16,6 +16,7 @@ const module = "github.com/attune-run/attune/"
 var allowed = map[string][]string{
 	"cmd/attune-run":    {"executor", "pack", "runtime", "detect", "recipe", "envcache", "proc"},
 	"cmd/attune-lambda": {"executor", "pack", "runtime", "detect", "recipe", "envcache", "proc"},
+	"cmd/attune-worker": {"executor", "pack", "runtime", "detect", "recipe", "envcache", "proc", "queue", "queue/natsq", "worker"},
 	"executor":          {"pack", "runtime", "detect", "recipe", "envcache", "proc"},
 	"recipe":            {"runtime", "envcache", "proc"},
 	"pack":              {"runtime"},
@@ -23,6 +24,11 @@ var allowed = map[string][]string{
 	"runtime":           {},
 	"envcache":          {},
 	"proc":              {},
+	"queue":             {},
+	"queue/natsq":       {"queue"},
+	"queue/queuetest":   {"queue"},
+	"queue/schemas":     {"queue"},
+	"worker":            {"executor", "queue", "pack", "runtime"},
 }
 
 func TestImportsFollowTheArrows(t *testing.T) {

@@ -10,7 +10,7 @@ import (
 )
 
 var callerPack = map[string]string{
-	"p/pack.yaml":             "ref: p\n",
+	"p/pack.yaml":             "ref: p\nversion: 1.0.0\n",
 	"p/actions/stubborn.yaml": "ref: p.stubborn\nentry_point: stubborn.sh\n",
 	"p/actions/stubborn.sh":   "trap '' TERM\necho started\nwhile :; do sleep 0.05; done\n",
 	"p/actions/tell.yaml":     "ref: p.tell\nentry_point: tell.sh\noutput_format: json\nparameters: {own: {type: string, secret: true}}\n",

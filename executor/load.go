@@ -138,18 +138,29 @@ func (x *execution) awaitPin() error {
 	if pin == (PackPin{}) || x.job.pack == nil {
 		return nil
 	}
-	if x.digest != nil {
-		d := <-x.digest
-		x.digest, x.res.Pack.Digest = nil, d.text
-		if d.err != nil {
-			return &failure{kind: kindPack, err: fmt.Errorf("digest of pack %s: %w", pin.Ref, d.err)}
-		}
+	if err := x.awaitDigest(); err != nil {
+		return &failure{kind: kindPack, err: fmt.Errorf("digest of pack %s: %w", pin.Ref, err)}
 	}
 	if got := x.res.Pack; got.Ref != pin.Ref || got.Version != pin.Version || got.Digest != pin.Digest {
 		return &failure{kind: kindPack, err: &PinError{Want: pin, Got: PackPin{got.Ref, got.Version, got.Digest}},
 			hint: "the pack was changed after the request was made; ask for what is there now, or bring back what was"}
 	}
 	return nil
+}
+
+// awaitDigest is done when the pack's digest is in the result.
+func (x *execution) awaitDigest() error {
+	switch {
+	case x.res.Pack.Digest != "":
+		return nil
+	case x.digest == nil:
+		text, err := x.job.pack.Digest()
+		x.res.Pack.Digest = text
+		return err
+	}
+	d := <-x.digest
+	x.digest, x.res.Pack.Digest = nil, d.text
+	return d.err
 }
 
 // PinError says that a pack is not the one that was asked for.

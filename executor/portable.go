@@ -106,3 +106,12 @@ func (s *Service) Inline(ctx context.Context, req Request) (Request, error) {
 	req.Script = &Script{Inline: string(code), Runtime: x.job.spec.Name}
 	return req, nil
 }
+
+// Parameters is the schema of an action of the packs that are here.
+func (s *Service) Parameters(action string) (*pack.Schema, error) {
+	found, err := s.finder.Action(action)
+	if err != nil {
+		return nil, packFailure(err)
+	}
+	return found.Parameters, nil
+}

@@ -3,6 +3,7 @@ package executor
 import (
 	"encoding/json"
 	"fmt"
+	"io"
 	"os"
 	"path/filepath"
 	"strconv"
@@ -92,6 +93,9 @@ type Local struct {
 	Arguments    []Argument
 	OutputFormat string // overrides a script's output format
 	Artifacts    string // directory that receives a copy of the artifacts
+	// Keep is handed each artifact and its content once no process of the execution is left; nil keeps none. An error fails the
+	// execution.
+	Keep func(a Artifact, content io.Reader) error
 	// Remote says that the request came from elsewhere: Config.Providers bound its secrets. What else is set here is the
 	// door's own choice, none of the request's.
 	Remote      bool

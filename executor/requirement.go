@@ -144,25 +144,14 @@ func (s *Service) Requirement(ctx context.Context, req Request) (Requirement, De
 
 // require takes over what the action's metadata says.
 func (x *execution) require(r *Requirement, d *Defaults) error {
-	action := x.job.action
-	if x.digest == nil && x.res.Pack.Digest == "" {
-		text, err := x.job.pack.Digest()
-		if err != nil {
-			return packFailure(err)
-		}
-		x.res.Pack.Digest = text
-	}
-	if x.digest != nil {
-		hashed := <-x.digest
-		if x.digest = nil; hashed.err != nil {
-			return packFailure(hashed.err)
-		}
-		x.res.Pack.Digest = hashed.text
+	if err := x.awaitDigest(); err != nil {
+		return packFailure(err)
 	}
 	r.Pack = PackPin{x.res.Pack.Ref, x.res.Pack.Version, x.res.Pack.Digest}
 	if pin := x.req.Pack; pin != (PackPin{}) && pin != r.Pack {
 		return &failure{kind: kindPack, err: &PinError{Want: pin, Got: r.Pack}}
 	}
+	action := x.job.action
 	r.Version, r.Labels, r.Tolerations = action.RuntimeVersion, maps.Clone(action.Placement.Selector), action.Placement.Tolerations
 	for _, need := range action.Placement.Runtimes {
 		if spec, err := x.svc.lookup(x.finder(), x.job.pack, need.Name); err == nil {
@@ -172,6 +161,56 @@ func (x *execution) require(r *Requirement, d *Defaults) error {
 	}
 	d.Retries, d.Backoff, d.Limit, d.Affinity = action.Retries.Max, action.Retries.Backoff, action.Concurrency, action.Placement.Affinity
 	return nil
+}
+
+// Offer is an action of a pack that is here.
+type Offer struct {
+	Action      string
+	Requirement Requirement
+	Defaults    Defaults
+	Parameters  *pack.Schema
+}
+
+// Offers are the actions of all packs that are here, in the order of their names, without those that are disabled or cannot run here
+// in any case; what is broken is logged. An error is an ended context.
+func (s *Service) Offers(ctx context.Context) ([]Offer, error) {
+	packs, _ := s.finder.List()
+	var all []Offer
+	for _, p := range packs {
+		digest, err := p.Digest()
+		if err != nil {
+			continue // Capabilities logs it
+		}
+		actions, _ := p.Actions()
+		for _, a := range actions {
+			if ctx.Err() != nil {
+				return nil, context.Cause(ctx)
+			}
+			if !a.Enabled {
+				continue
+			}
+			offer, err := s.offer(ctx, a, digest)
+			if err != nil {
+				s.cfg.Log.Info("action is not offered", "action", a.Ref, "error", err)
+				continue
+			}
+			all = append(all, offer)
+		}
+	}
+	return all, nil
+}
+
+func (s *Service) offer(ctx context.Context, a *pack.Action, digest string) (Offer, error) {
+	x := s.newExecution(Request{Action: a.Ref + "@=" + a.Pack.Version, Local: &Local{Direct: true}}, Observer{})
+	defer x.release()
+	if err := x.load(ctx); err != nil {
+		return Offer{}, err
+	}
+	x.res.Pack.Digest = digest
+	o := Offer{Action: a.Ref, Requirement: Requirement{Runtime: x.job.spec.Name}, Defaults: Defaults{Timeout: x.job.settings.timeout}, Parameters: a.Parameters}
+	err := x.require(&o.Requirement, &o.Defaults)
+	o.Requirement.normalize()
+	return o, err
 }
 
 // Taint keeps off a worker what does not tolerate it.
@@ -254,7 +293,7 @@ func (c Capabilities) Satisfies(r Requirement) (ok bool, why string) {
 	case r.Pack != (PackPin{}) && !slices.Contains(c.Packs, r.Pack):
 		return false, fmt.Sprintf("it does not have pack %s %s (%s)", r.Pack.Ref, r.Pack.Version, r.Pack.Digest)
 	}
-	for _, need := range append([]RuntimeNeed{{r.Runtime, r.Version}}, r.Also...) {
+	for _, need := range append([]RuntimeNeed{{Name: r.Runtime, Version: r.Version}}, r.Also...) {
 		if why := c.lacks(need, r.Pack); why != "" {
 			return false, why
 		}

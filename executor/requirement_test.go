@@ -1,9 +1,13 @@
 package executor
 
 import (
+	"bytes"
 	"context"
 	"encoding/json"
+	"errors"
+	"io"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"testing"
 	"time"
@@ -41,11 +45,11 @@ func TestRequirementOfAnAction(t *testing.T) {
 	require.NoError(t, err)
 	assert.Equal(t, Requirement{
 		Pack: plain.Pack, Runtime: "shell", Version: ">=3", Labels: map[string]string{"zone": "a", "gpu": "true"},
-		Also:        []RuntimeNeed{{"node", ">=18"}, {"shell", ""}},
+		Also:        []RuntimeNeed{{Name: "node", Version: ">=18"}, {Name: "shell"}},
 		Tolerations: []Toleration{{Key: "dedicated", Operator: "Exists"}},
 	}, placed, "aliases are resolved, lists sorted")
 	assert.Equal(t, Defaults{Retries: 3, Backoff: 2 * time.Second, Limit: 4, Timeout: 300 * time.Second,
-		Affinity: []Preference{{10, map[string]string{"disk": "ssd"}}}}, defaults)
+		Affinity: []Preference{{Weight: 10, Labels: map[string]string{"disk": "ssd"}}}}, defaults)
 	assert.NotEqual(t, plain.Route(), placed.Route())
 
 	text, err := json.Marshal(placed)
@@ -123,12 +127,12 @@ func TestWhatSatisfies(t *testing.T) {
 		{name: "plain", r: need(func(*Requirement) {})},
 		{name: "version", r: need(func(r *Requirement) { r.Version = ">=3.10" })},
 		{name: "label", r: need(func(r *Requirement) { r.Labels = map[string]string{"zone": "a"} })},
-		{name: "alias", r: need(func(r *Requirement) { r.Also = []RuntimeNeed{{"Python3", "3.9"}} })},
+		{name: "alias", r: need(func(r *Requirement) { r.Also = []RuntimeNeed{{Name: "Python3", Version: "3.9"}} })},
 		{name: "native", r: need(func(r *Requirement) { r.Runtime = "native" })},
 		{name: "the pack's own runtime", r: need(func(r *Requirement) { r.Runtime = "p.own" })},
 		{name: "another's runtime", r: need(func(r *Requirement) { r.Runtime = "q.own" }), why: "it has no q.own"},
 		{name: "older", r: need(func(r *Requirement) { r.Version = "<3" }), why: "its python is 3.9.1, 3.12.2, not <3"},
-		{name: "no such runtime", r: need(func(r *Requirement) { r.Also = []RuntimeNeed{{"ruby", ">=3"}} }), why: "it has no ruby >=3"},
+		{name: "no such runtime", r: need(func(r *Requirement) { r.Also = []RuntimeNeed{{Name: "ruby", Version: ">=3"}} }), why: "it has no ruby >=3"},
 		{name: "other digest", r: need(func(r *Requirement) { r.Pack.Digest = "sha256:2" }), why: "does not have pack p 1.0.0"},
 		{name: "other zone", r: need(func(r *Requirement) { r.Labels = map[string]string{"zone": "b"} }), why: "label zone=b"},
 		{name: "no label", r: need(func(r *Requirement) { r.Labels = map[string]string{"gpu": ""} }), why: "label gpu="},
@@ -149,7 +153,7 @@ func TestWhatSatisfies(t *testing.T) {
 			assert.Contains(t, why, c.why)
 		})
 	}
-	assert.Equal(t, 3, have.Affinity([]Preference{{5, map[string]string{"zone": "a"}}, {-2, map[string]string{"zone": "a"}}, {50, map[string]string{"zone": "b"}}}))
+	assert.Equal(t, 3, have.Affinity([]Preference{{Weight: 5, Labels: map[string]string{"zone": "a"}}, {Weight: -2, Labels: map[string]string{"zone": "a"}}, {Weight: 50, Labels: map[string]string{"zone": "b"}}}))
 }
 
 func TestCapabilitiesOfThisMachine(t *testing.T) {
@@ -217,4 +221,63 @@ func TestRemoteRequestsAreBoundToTheProviders(t *testing.T) {
 	s := service(t, Config{Packs: []string{packs(t, placedPack)}, Environ: []string{"PATH=" + os.Getenv("PATH"), "API=secret-value"}})
 	_, err := s.Secrets(context.Background(), map[string]string{"k": "env:API"}, &Local{Remote: true})
 	assert.ErrorContains(t, err, "no provider")
+}
+
+func TestOffersAreWhatRequestsRequire(t *testing.T) {
+	s := service(t, Config{Packs: []string{packs(t, placedPack)}})
+	offers, err := s.Offers(context.Background())
+	require.NoError(t, err)
+	require.Len(t, offers, 2)
+	for _, o := range offers {
+		r, d, err := s.Requirement(context.Background(), Request{Action: o.Action})
+		require.NoError(t, err)
+		assert.Equal(t, r.Route(), o.Requirement.Route())
+		assert.Equal(t, d, o.Defaults)
+	}
+}
+
+func TestABundleIsUnpackedByDigest(t *testing.T) {
+	source := packs(t, placedPack)
+	s := service(t, Config{Packs: []string{source}})
+	r, _, err := s.Requirement(context.Background(), Request{Action: "p.ok"})
+	require.NoError(t, err)
+	bundle, err := exec.Command("tar", "-C", source, "-czf", "-", "p").Output()
+	require.NoError(t, err)
+
+	empty, dir := service(t, Config{}), filepath.Join(t.TempDir(), "kept", "one")
+	require.NoError(t, empty.Unpack(bytes.NewReader(bundle), r.Pack, dir))
+	require.NoError(t, empty.Unpack(bytes.NewReader(bundle), r.Pack, dir), "a second time")
+	result := empty.Execute(context.Background(), Request{Action: "p.ok", Pack: r.Pack, Local: &Local{Packs: []string{dir}}}, Observer{})
+	assert.Equal(t, "ok\n", result.Stdout, result.Error)
+
+	other := r.Pack
+	other.Digest = "sha256:00"
+	gone := filepath.Join(t.TempDir(), "kept", "two")
+	assert.ErrorContains(t, empty.Unpack(bytes.NewReader(bundle), other, gone), "was asked for")
+	assert.Error(t, empty.Unpack(bytes.NewReader(bundle[:40]), r.Pack, gone))
+	assert.NoDirExists(t, gone)
+	entries, err := os.ReadDir(filepath.Dir(gone))
+	require.NoError(t, err)
+	assert.Empty(t, entries)
+}
+
+func TestArtifactsAreHandedOver(t *testing.T) {
+	files := map[string]string{
+		"p/pack.yaml": "ref: p\nversion: 1.0.0\n", "p/actions/a.yaml": "ref: p.a\nentry_point: a.sh\n",
+		"p/actions/a.sh": "mkdir $ATTUNE_ARTIFACTS_DIR/d; echo one > $ATTUNE_ARTIFACTS_DIR/d/one\n",
+	}
+	s := service(t, Config{Packs: []string{packs(t, files)}})
+	kept := map[string]string{}
+	local := &Local{Keep: func(a Artifact, content io.Reader) error {
+		text, err := io.ReadAll(content)
+		kept[a.Path] = string(text)
+		return err
+	}}
+	result := s.Execute(context.Background(), Request{Action: "p.a", Local: local}, Observer{})
+	require.Equal(t, Succeeded, result.Status, result.Error)
+	assert.Equal(t, map[string]string{"d/one": "one\n"}, kept)
+
+	local.Keep = func(Artifact, io.Reader) error { return errors.New("no room") }
+	result = s.Execute(context.Background(), Request{Action: "p.a", Local: local}, Observer{})
+	assert.Contains(t, result.Error.Message, "no room")
 }

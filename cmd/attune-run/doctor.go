@@ -4,11 +4,12 @@ import (
 	"fmt"
 	"strings"
 
+	"github.com/attune-run/attune/internal/show"
 	"github.com/attune-run/attune/proc"
 )
 
 type doctorCmd struct {
-	format
+	show.Format
 	Require string `enum:",basic,strict" default:"" placeholder:"LEVEL" help:"Exit with 1 unless this level can be had in full: basic or strict."`
 }
 
@@ -19,7 +20,7 @@ func (c *doctorCmd) Run(a *app) error {
 	for _, g := range diagnosis.Guarantees {
 		rows = append(rows, []string{g.Name, g.Promise, verdict(g.At[proc.Basic]), verdict(g.At[proc.Strict])})
 	}
-	if err := c.show(a.std.out, diagnosis, []string{"GUARANTEE", "PROMISE", "BASIC", "STRICT"}, rows); err != nil {
+	if err := c.Show(a.std.out, diagnosis, []string{"GUARANTEE", "PROMISE", "BASIC", "STRICT"}, rows); err != nil {
 		return err
 	}
 	if c.Output == "table" {
@@ -45,7 +46,7 @@ func (c *doctorCmd) rest(a *app, d proc.Diagnosis) error {
 		rows = append(rows, []string{l.Name, l.EnforcedBy})
 	}
 	_, _ = fmt.Fprintln(a.std.out)
-	if err := printTable(a.std.out, []string{"LIMIT", "ENFORCED BY"}, rows); err != nil {
+	if err := show.Table(a.std.out, []string{"LIMIT", "ENFORCED BY"}, rows); err != nil {
 		return err
 	}
 	for _, level := range []proc.Level{proc.Basic, proc.Strict} {

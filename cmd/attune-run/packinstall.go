@@ -17,6 +17,8 @@ import (
 
 	"github.com/attune-run/attune/internal/config"
 	"github.com/attune-run/attune/internal/redact"
+	"github.com/attune-run/attune/internal/requestflags"
+	"github.com/attune-run/attune/internal/show"
 	"github.com/attune-run/attune/pack"
 	"github.com/attune-run/attune/proc"
 )
@@ -34,7 +36,7 @@ type packInstallCmd struct {
 	MaxDepth int         `placeholder:"N" help:"Parts of a path at most (32)."`
 
 	trustFlags `embed:""`
-	format
+	show.Format
 }
 
 // Help shows examples under `pack install --help`.
@@ -93,7 +95,7 @@ func (c *packInstallCmd) Run(a *app) error {
 		_, err = fmt.Fprintf(a.std.out, "installed %s %s in %s\n%s\n", p.Ref, p.Version, p.Dir, digest)
 		return err
 	}
-	return printJSON(a.std.out, installed{p.Ref, p.Version, digest, p.Dir, commit})
+	return show.JSON(a.std.out, installed{p.Ref, p.Version, digest, p.Dir, commit})
 }
 
 func (c *packInstallCmd) limits(cfg config.Config) pack.Limits {
@@ -121,7 +123,7 @@ func (c *packInstallCmd) install(a *app, in pack.Installer) (p *pack.Pack, commi
 		p, err = in.Archive(c.Source)
 	case isGit:
 		return source.install(a, in)
-	case isFile(filepath.Join(source.url, "HEAD")): // a bare repository
+	case requestflags.IsFile(filepath.Join(source.url, "HEAD")): // a bare repository
 		if source.url, err = filepath.Abs(source.url); err != nil {
 			return nil, "", err
 		}

@@ -3,13 +3,13 @@ package main
 import (
 	"fmt"
 	"os"
-	"strings"
 	"sync"
 
 	"golang.org/x/term"
 
 	"github.com/attune-run/attune/envcache"
 	"github.com/attune-run/attune/executor"
+	"github.com/attune-run/attune/internal/show"
 )
 
 // progress tells a person what attune itself is doing, on stderr: a line that is rewritten on a terminal,
@@ -63,7 +63,7 @@ func (p *progress) environment(now envcache.Progress) {
 		}
 		return
 	}
-	line := fmt.Sprintf("%s · %.1fs · %s", text, now.Elapsed.Seconds(), printable(now.Line))
+	line := fmt.Sprintf("%s · %.1fs · %s", text, now.Elapsed.Seconds(), show.Printable(now.Line))
 	_, _ = fmt.Fprintf(p.out, "\r\x1b[K%s", cut(line, p.width-1))
 	p.shown = true
 }
@@ -90,16 +90,6 @@ func (p *progress) finish(result *executor.Result) {
 	if result.Error.Hint != "" {
 		_, _ = fmt.Fprintf(p.out, "  hint: %s\n", result.Error.Hint)
 	}
-}
-
-// printable drops what could move the cursor.
-func printable(line string) string {
-	return strings.Map(func(r rune) rune {
-		if r < ' ' || r == 0x7f {
-			return -1
-		}
-		return r
-	}, line)
 }
 
 // cut shortens text to width columns; a width that is not known cuts nothing.

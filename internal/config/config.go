@@ -44,6 +44,9 @@ type document struct {
 	PackConfig     map[string]map[string]any `yaml:"pack_config"`     // pack → values over its own defaults
 
 	trust `yaml:",inline"`
+
+	Broker brokerFile `yaml:"broker"` // where the pool is; for attune-worker, as the next
+	Worker workerFile `yaml:"worker"`
 }
 
 // Config is the effective configuration, and where each value came from.
@@ -73,6 +76,8 @@ type Config struct {
 	limits     proc.Limits // the most
 	packConfig map[string]map[string]any
 	providers  executor.Providers
+	broker     brokerFile // Broker decides
+	worker     workerFile // Worker decides
 }
 
 // Flags are what a command line says; its zero value says nothing.
@@ -109,6 +114,7 @@ func Load(flags Flags, defaults Defaults, environ []string) (Config, error) {
 	if err != nil {
 		return c, err
 	}
+	c.broker, c.worker = file.Broker, file.Worker
 	if err := c.resolvePacks(flags, defaults, file); err != nil {
 		return c, err
 	}

@@ -49,7 +49,7 @@ type laneState struct {
 }
 
 func (l *laneState) askable(now time.Time) bool {
-	return l.standing.IsZero() && now.After(l.idle) && now.After(l.away)
+	return l.questions == 0 && l.standing.IsZero() && now.After(l.idle) && now.After(l.away)
 }
 
 // take is one call of Take. The receiver of replies writes wake, which has room for one; Take reads it.
@@ -359,7 +359,7 @@ func (t *taker) answers(ctx context.Context, taking *take, asked []*laneState) e
 		}
 		t.wait(ctx, taking, time.Until(deadline))
 	}
-	return nil
+	return ctx.Err()
 }
 
 func (t *taker) answered(asked []*laneState, giveUp bool) bool {

@@ -279,7 +279,9 @@ func (t *taker) inOrder(routes []string) [][]*laneState {
 	for i, priority := range priorities {
 		next := slices.Index(routes, t.last[priority]) + 1
 		for j := range routes {
-			all[i] = append(all[i], t.state(lane{routes[(next+j)%len(routes)], priority}))
+			l := t.state(lane{routes[(next+j)%len(routes)], priority})
+			l.questions = 0 // of a take that was broken off
+			all[i] = append(all[i], l)
 		}
 	}
 	return all

@@ -127,3 +127,29 @@ func TestAWorkerThatCannotReachTheRecordEndsItsChild(t *testing.T) {
 	p.idle()
 	broker.away.Store(false)
 }
+
+func TestWhatWasTakenOverWhileItBuiltStartsNothing(t *testing.T) {
+	f := file(t)
+	p := newTestPool(t, map[string]string{
+		"g/pack.yaml": "ref: g\nversion: 1.0.0\n", "g/actions/a.yaml": "ref: g.a\nrunner_type: slow\nentry_point: a.sh\n",
+		"g/actions/a.sh": "echo ran > " + f + ".ran\n", "g/runtimes/slow.yaml": fmt.Sprintf(slowRuntime, f),
+	})
+	slow := quick
+	slow.Heartbeat, slow.Fence = time.Minute, time.Hour // it finds out when it is about to start, not before
+	w, stop := p.serve(func(m *member) { m.Timing = slow })
+	id := p.submit(executor.Request{Action: "g.a"})
+	r := p.record(id, func(r *queue.Record) bool { return r.State == queue.Running && !r.Started })
+	other, err := r.Claim("another", time.Now())
+	require.NoError(t, err)
+	value, err := encode(other)
+	require.NoError(t, err)
+	_, err = p.broker.Table(queue.Runs).Put(t.Context(), id, value)
+	require.NoError(t, err)
+	require.NoError(t, os.WriteFile(f+".go", nil, 0o600))
+	require.Eventually(t, func() bool { return len(w.running()) == 0 }, 10*time.Second, 5*time.Millisecond)
+	stop()
+	assert.NoFileExists(t, f+".ran")
+	after, err := p.client.Record(t.Context(), id)
+	require.NoError(t, err)
+	assert.Equal(t, &other, after)
+}

@@ -263,7 +263,7 @@ func (b *broker) Ready(ctx context.Context) error {
 	if !b.nc.IsConnected() {
 		return fmt.Errorf("%s: %w", b.where(), queue.ErrUnavailable)
 	}
-	ctx, cancel := context.WithTimeout(ctx, b.options.Timeout)
+	ctx, cancel := b.bounded(ctx)
 	defer cancel()
 	if b.server != nil {
 		if err := b.server.ready(); err != nil {
@@ -291,6 +291,11 @@ func (b *broker) Close() error {
 		return b.server.close()
 	}
 	return nil
+}
+
+// bounded gives one request its time. The answer to one may be lost for good, however long its context lasts.
+func (b *broker) bounded(ctx context.Context) (context.Context, context.CancelFunc) {
+	return context.WithTimeout(ctx, b.options.Timeout)
 }
 
 // patience is how long a method waits for a connection that has just been lost: another server of the cluster is found within

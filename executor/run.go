@@ -109,7 +109,7 @@ func (x *execution) argv() ([]string, error) {
 		head = append(head, argv[1:len(argv)-1]...)
 	}
 	switch {
-	case x.job.inline != "" && x.spec().Inline.Strategy == "direct":
+	case x.job.inline != "" && x.inlineDirect():
 		head = append(append(head, x.spec().Inline.Args...), x.job.inline)
 	case len(argv) > 1:
 		head = append(head, script)

@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"github.com/google/uuid"
+	"golang.org/x/sync/singleflight"
 
 	"github.com/attune-run/attune/executor"
 	"github.com/attune-run/attune/pack"
@@ -38,6 +39,8 @@ type Client struct {
 	cfg     ClientConfig
 	broker  queue.Broker
 	journal *auditor
+
+	asking singleflight.Group // for offers
 
 	mu      sync.Mutex
 	offers  map[string]offers    // pack → what the catalog has of it
@@ -105,8 +108,12 @@ func (c *Client) who() string {
 
 // audit writes one line down, together with those of others who write at the same time; it is stored when audit returns.
 func (c *Client) audit(ctx context.Context, line queue.AuditLine) error {
+	return written(ctx, c.journal.add(line, c.cfg.Now()))
+}
+
+func written(ctx context.Context, line <-chan error) error {
 	select {
-	case err := <-c.journal.add(line, c.cfg.Now()):
+	case err := <-line:
 		return err
 	case <-ctx.Done():
 		return context.Cause(ctx)

@@ -164,15 +164,27 @@ func (c *Client) catalog(ctx context.Context, action string) ([]queue.CatalogEnt
 	if c.cfg.Now().Sub(known.at).Abs() < offersFor && len(known.all) > 0 {
 		return known.all, nil
 	}
-	known = offers{at: c.cfg.Now()}
-	var err error
-	if known.all, err = c.Catalog(ctx, ref); err != nil {
+	asked := c.asking.DoChan(ref, func() (any, error) { return c.lookUp(ctx, ref) })
+	select {
+	case answer := <-asked:
+		all, _ := answer.Val.([]queue.CatalogEntry)
+		return all, answer.Err
+	case <-ctx.Done():
+		return nil, context.Cause(ctx)
+	}
+}
+
+// lookUp asks the catalog, once for all who ask at the same time.
+func (c *Client) lookUp(ctx context.Context, ref string) ([]queue.CatalogEntry, error) {
+	at := c.cfg.Now()
+	all, err := c.Catalog(context.WithoutCancel(ctx), ref)
+	if err != nil {
 		return nil, err
 	}
 	c.mu.Lock()
-	c.offers[ref] = known
-	c.mu.Unlock()
-	return known.all, nil
+	defer c.mu.Unlock()
+	c.offers[ref] = offers{at, all}
+	return all, nil
 }
 
 // Catalog lists the actions that workers have offered, of one pack or with an empty ref of all. What cannot be read is left out:

@@ -355,8 +355,7 @@ func (c *dlqDropCmd) Run(a *app) error {
 }
 
 type queueCmd struct {
-	Info    queueInfoCmd    `cmd:"" help:"Show what waits, on which route, and who could run it."`
-	Promote queuePromoteCmd `cmd:"" help:"Move what an embedded server holds to a cluster."`
+	Info queueInfoCmd `cmd:"" help:"Show what waits, on which route, and who could run it."`
 }
 
 type queueInfoCmd struct{ show.Format }

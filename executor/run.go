@@ -18,6 +18,9 @@ var errTimedOut = errors.New("timed out")
 
 // run starts the child, supervises it until nothing of it is left, and collects what it left behind.
 func (x *execution) run(ctx context.Context) error {
+	if ctx.Err() != nil { // whoever heard that the child is about to start has ended it
+		return context.Cause(ctx)
+	}
 	if err := x.makePrivateDir(); err != nil {
 		return err
 	}

@@ -136,25 +136,22 @@ func (w *Worker) deregister() {
 	}
 }
 
-// catalogEvery is how many heartbeats lie between two looks at the catalog when nothing of it changed here.
-const catalogEvery = 20
+// How many heartbeats lie between two looks at what this worker has, and at the catalog when nothing changed here.
+const (
+	refreshEvery = 4
+	catalogEvery = 20
+)
 
 // advertise keeps what the pool knows of this worker fresh: its entry, its capabilities and its actions. What the operator installs
-// or takes away later is found at the next heartbeat.
+// or takes away later is found.
 func (w *Worker) advertise(ctx context.Context) error {
-	var offered []byte
 	ticker := time.NewTicker(w.cfg.Timing.Heartbeat)
 	defer ticker.Stop()
+	var offered []byte // as the catalog has it
 	for round := 0; ; round++ {
-		w.refresh(ctx)
-		offers, text := w.offers(ctx)
-		if offers != nil && (round%catalogEvery == 0 || !bytes.Equal(text, offered)) {
-			if err := w.publishOffers(ctx, offers); err == nil {
-				offered = text
-			} else if ctx.Err() == nil {
-				offered = nil
-				w.log.Warn("the catalog is not up to date", "error", err)
-			}
+		if round%refreshEvery == 0 || w.routes.isPreparing() {
+			w.refresh(ctx)
+			offered = w.advertiseOffers(ctx, offered, round%catalogEvery == 0)
 		}
 		if err := w.heartbeatEntry(ctx); err != nil {
 			return err
@@ -166,6 +163,21 @@ func (w *Worker) advertise(ctx context.Context) error {
 		case <-ticker.C:
 		}
 	}
+}
+
+// advertiseOffers brings the catalog up to date, if what is offered changed or it is time to look. It returns what the catalog has then.
+func (w *Worker) advertiseOffers(ctx context.Context, offered []byte, look bool) []byte {
+	offers, text := w.offers(ctx)
+	if offers == nil || !look && bytes.Equal(text, offered) {
+		return offered
+	}
+	if err := w.publishOffers(ctx, offers); err != nil {
+		if ctx.Err() == nil {
+			w.log.Warn("the catalog is not up to date", "error", err)
+		}
+		return nil
+	}
+	return text
 }
 
 // refresh finds out what this worker has.

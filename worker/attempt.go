@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"strings"
 	"sync"
 	"syscall"
 	"time"
@@ -17,6 +18,7 @@ type attempt struct {
 	w           *Worker
 	id          string
 	redelivered bool
+	unreadable  bool // nothing can be done with it: it is a dead letter
 	request     executor.Request
 	fence       context.CancelCauseFunc // ends everything, with errFenced
 	cancel      context.CancelCauseFunc // ends the child, with errDrained or errCanceled
@@ -156,11 +158,15 @@ func (a *attempt) insist(ctx context.Context, what string, do func() error) erro
 	}
 }
 
+// detailMax is the size in bytes of an audit line's detail.
+const detailMax = 1 << 10
+
 // note writes something down beside the rest of the work.
 func (a *attempt) note(what, outcome, detail string) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	r := &a.record
+	detail = strings.ToValidUTF8(detail[:min(len(detail), detailMax)], "")
 	line := queue.AuditLine{
 		What: what, ID: a.id, Action: r.Action, Digest: r.Digest, Epoch: r.Epoch, Attempt: r.Attempt, Outcome: outcome, Detail: detail,
 	}

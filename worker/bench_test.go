@@ -1,8 +1,11 @@
 package worker
 
 import (
+	"bytes"
 	"context"
+	"os/exec"
 	"path/filepath"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -82,6 +85,19 @@ func BenchmarkThroughput(b *testing.B) {
 			result := service.Execute(b.Context(), noop, executor.Observer{})
 			require.Equal(b, executor.Succeeded, result.Status)
 		})
+	})
+}
+
+// BenchmarkBare is the same script without attune: fork, exec, pipes.
+func BenchmarkBare(b *testing.B) {
+	script, err := filepath.Abs("../packs/core/actions/noop.sh")
+	require.NoError(b, err)
+	saturate(b, 4, func() {
+		cmd := exec.Command("bash", script)
+		cmd.Stdin = strings.NewReader("{}\n")
+		var out, errs bytes.Buffer
+		cmd.Stdout, cmd.Stderr = &out, &errs
+		require.NoError(b, cmd.Run())
 	})
 }
 

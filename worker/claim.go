@@ -100,7 +100,7 @@ func (w *Worker) takeOver(ctx context.Context, d queue.Delivery, r *queue.Record
 		return nil, w.conclude(ctx, a, claimed, refusal)
 	case forGood:
 		claimed.Attempt = r.Attempt
-		return nil, w.conclude(ctx, a, claimed, &verdict{executor.Interrupted, executor.Error{Kind: "lost", Stage: "run",
+		return nil, w.conclude(ctx, a, claimed, &verdict{status: executor.Interrupted, err: executor.Error{Kind: "lost", Stage: "run",
 			Message: fmt.Sprintf("worker %s was lost while it ran this", lostWorker),
 			Hint:    "it may have done its work, or a part of it; on_lost: retry runs such an execution again"}})
 	}
@@ -134,12 +134,19 @@ func (w *Worker) submission(ctx context.Context, r *queue.Record) (string, error
 
 // verdict is why an execution ends without having run.
 type verdict struct {
-	status executor.Status
-	err    executor.Error
+	status     executor.Status
+	err        executor.Error
+	unreadable bool // also a dead letter
 }
 
 func refused(kind, hint, format string, args ...any) *verdict {
-	return &verdict{executor.Errored, executor.Error{Kind: kind, Stage: "claim", Message: fmt.Sprintf(format, args...), Hint: hint}}
+	return &verdict{status: executor.Errored, err: executor.Error{Kind: kind, Stage: "claim", Message: fmt.Sprintf(format, args...), Hint: hint}}
+}
+
+func unreadable(hint, format string, args ...any) *verdict {
+	v := refused("request", hint, format, args...)
+	v.unreadable = true
+	return v
 }
 
 // admit reads the request of a record and refuses what must not run here.
@@ -148,18 +155,18 @@ func (w *Worker) admit(r *queue.Record, text string) (executor.Request, *verdict
 	var req executor.Request
 	switch err := json.Unmarshal([]byte(text), &s); {
 	case text == "":
-		return req, refused("request", "submit it again", "the submission is gone")
+		return req, unreadable("submit it again", "the submission is gone")
 	case textDigest(text) != r.Digest:
-		return req, refused("request", "submit it again", "the submission is not the one that was accepted: its digest is %s, not %s", textDigest(text), r.Digest)
+		return req, unreadable("submit it again", "the submission is not the one that was accepted: its digest is %s, not %s", textDigest(text), r.Digest)
 	case err != nil:
-		return req, refused("request", "", "the submission cannot be read: %v", err)
+		return req, unreadable("", "the submission cannot be read: %v", err)
 	case s.Schema != queue.SubmissionSchema || s.ID != r.ID:
-		return req, refused("request", "", "the submission is a %q of execution %q", s.Schema, s.ID)
+		return req, unreadable("", "the submission is a %q of execution %q", s.Schema, s.ID)
 	}
 	decoder := json.NewDecoder(strings.NewReader(string(s.Request)))
 	decoder.UseNumber()
 	if err := decoder.Decode(&req); err != nil {
-		return req, refused("request", "", "the request cannot be read: %v", err)
+		return req, unreadable("", "the request cannot be read: %v", err)
 	}
 	req.ID, req.Pack = r.ID, executor.PackPin(s.Pack)
 	if r.Traceparent != "" {
@@ -242,6 +249,7 @@ func (w *Worker) conclude(ctx context.Context, a *attempt, claimed queue.Record,
 	if err := a.store(ctx, done); err != nil {
 		return err
 	}
+	a.unreadable = v.unreadable
 	if v.err.Kind == "lost" {
 		a.note("lost", "", v.err.Message)
 	}
@@ -279,6 +287,10 @@ func (w *Worker) deadLetter(ctx context.Context, letter queue.DeadLetter) error 
 		return err
 	}
 	_, err = w.broker.Table(queue.Dead).Create(ctx, letter.ID, text)
+	if errors.Is(err, queue.ErrTooLarge) {
+		letter.Record = nil
+		return w.deadLetter(ctx, letter)
+	}
 	if errors.Is(err, queue.ErrExists) {
 		return nil
 	}

@@ -84,7 +84,7 @@ func (l *logWriter) send(stream string, data []byte) {
 	}
 }
 
-// close sends the rest, and that it is all.
+// close sends the rest, and that it is all. Nothing is said of what printed nothing: its result tells, and costs no write.
 func (l *logWriter) close() {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -93,5 +93,7 @@ func (l *logWriter) close() {
 	}
 	l.flush()
 	l.closed = true
-	l.send("end", nil)
+	if l.number > 0 {
+		l.send("end", nil)
+	}
 }

@@ -2,6 +2,7 @@ package worker
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -51,7 +52,7 @@ func (a *attempt) execute(hold, child context.Context, r *queue.Record) (*execut
 	if req.Script != nil {
 		local.Profile, local.Cwd = executor.Sealed, "workspace"
 	} else {
-		dirs, unpin, err := a.w.packs.ensure(child, req.Pack)
+		dirs, unpin, err := a.pack(child, req.Pack)
 		if context.Cause(hold) != nil {
 			return nil, errFenced
 		}
@@ -76,6 +77,17 @@ func (a *attempt) execute(hold, child context.Context, r *queue.Record) (*execut
 		a.w.packs.doubt(req.Pack)
 	}
 	return &result, nil
+}
+
+// pack makes sure that the pinned pack is here, however long the broker is away.
+func (a *attempt) pack(child context.Context, pin executor.PackPin) (dirs []string, unpin func(), err error) {
+	failed := a.insist(child, "pack", func() error {
+		if dirs, unpin, err = a.w.packs.ensure(child, pin); isAway(err) {
+			return err
+		}
+		return nil
+	})
+	return dirs, unpin, cmp.Or(failed, err)
 }
 
 // failed is the result of an execution whose pack could not be had.
@@ -161,7 +173,7 @@ func (a *attempt) commit(hold, child context.Context, result *executor.Result) e
 		return err
 	}
 	a.w.cfg.Observer.Committed(&done, result)
-	return a.insist(hold, "settled", func() error { return a.settle(hold, lastError(result)) })
+	return a.settle(hold, lastError(result))
 }
 
 // ending is the result as the record has it; a large one is an object.
@@ -178,19 +190,14 @@ func (a *attempt) ending(hold context.Context, r *queue.Record, result *executor
 	return end, a.insist(hold, "result", func() error { return a.w.broker.Objects().Put(hold, end.Object, bytes.NewReader(document)) })
 }
 
-// settle does what is left once the record is done: the dead letter, the audit, word to who waits, the acknowledgement.
+// settle does what is left once the record is done: word to who waits, the dead letter, the audit, the acknowledgement. What it
+// fails in is done when the message comes again.
 func (a *attempt) settle(ctx context.Context, detail string) error {
 	r := a.held()
 	_ = a.w.broker.Signals().Send(ctx, queue.DoneTopic(a.id), nil)
 	a.note("result", r.Outcome, detail)
-	if isDead(&r) {
-		text, err := encode(&r)
-		if err != nil {
-			return err
-		}
-		letter := queue.DeadLetter{Schema: queue.DeadSchema, ID: a.id, At: a.w.now().UTC(), Record: text,
-			Reason: fmt.Sprintf("%s after %d attempts: %s", r.Outcome, r.Attempt, detail)}
-		if err := a.w.deadLetter(ctx, letter); err != nil {
+	if a.unreadable || isDead(&r) {
+		if err := a.bury(ctx, &r, detail); err != nil {
 			return err
 		}
 	}
@@ -198,6 +205,18 @@ func (a *attempt) settle(ctx context.Context, detail string) error {
 		return err
 	}
 	return a.message().Ack(ctx)
+}
+
+// bury writes the dead letter of an execution.
+func (a *attempt) bury(ctx context.Context, r *queue.Record, detail string) error {
+	text, err := encode(r)
+	if err != nil {
+		return err
+	}
+	return a.w.deadLetter(ctx, queue.DeadLetter{
+		Schema: queue.DeadSchema, ID: a.id, At: a.w.now().UTC(), Record: text,
+		Reason: fmt.Sprintf("%s after %d attempts: %s", r.Outcome, r.Attempt, detail),
+	})
 }
 
 // isDead tells whether an execution used up its attempts.

@@ -315,7 +315,7 @@ func TestDrain(t *testing.T) {
 		assert.True(t, gone(pid))
 	})
 	t.Run("a second signal shortens the grace", func(t *testing.T) {
-		w := p.spawn(func(m *member) { m.Name, m.Grace = "told twice", time.Hour; m.Name = "told-twice" })
+		w := p.spawn(func(m *member) { m.Name, m.Grace = "told-twice", time.Hour })
 		f := file(t)
 		id := p.submit(with("t.hang", f))
 		p.waitFile(f)
@@ -558,8 +558,8 @@ func TestAThousandTinyExecutionsLeaveNothing(t *testing.T) {
 	}
 	group.Wait()
 	p.idle()
-	require.Eventually(t, func() bool { return ours() <= goroutines && openFiles(t) <= files+3 }, 10*time.Second, 20*time.Millisecond,
-		"goroutines %d → %d, files %d → %d", goroutines, ours(), files, openFiles(t))
+	require.Eventually(t, func() bool { return ours() <= goroutines+1 && openFiles(t) <= files+3 }, 10*time.Second, 20*time.Millisecond,
+		"one more is the look itself: goroutines %d → %d, files %d → %d", goroutines, ours(), files, openFiles(t))
 }
 
 // ours counts the goroutines that run attune's code; the broker's server and its client have their own.
@@ -604,23 +604,27 @@ func TestParallelHostileExecutionsLeaveNothing(t *testing.T) {
 }
 
 func TestWorkerModeTakesWhatNeedsNothing(t *testing.T) {
-	files := map[string]string{
+	f := file(t)
+	p := newTestPool(t, map[string]string{
 		"w/pack.yaml":          "ref: w\nversion: 1.0.0\n",
-		"w/actions/plain.yaml": "ref: w.plain\nentry_point: plain.sh\n", "w/actions/plain.sh": "echo plain\n",
-		"w/actions/built.yaml": "ref: w.built\nrunner_type: go\nentry_point: main.go\n",
-		"w/actions/main.go":    "package main\n\nfunc main() { println(\"compiled\") }\n",
-	}
-	p := newTestPool(t, files)
+		"w/actions/plain.yaml": "ref: w.plain\nentry_point: run.sh\n", "w/actions/run.sh": "echo ran\n",
+		"w/actions/built.yaml": "ref: w.built\nrunner_type: slow\nentry_point: run.sh\n",
+		"w/runtimes/slow.yaml": fmt.Sprintf(slowRuntime, f),
+	})
 	_, stop := p.serve(nil) // an agent, for the catalog
 	stop()
-	built, plain := p.submit(executor.Request{Action: "w.built"}), p.submit(executor.Request{Action: "w.plain"})
-	p.serve(func(m *member) { m.Mode = "worker"; m.Name = "prepared" })
-	after, result := p.result(built)
-	assert.Equal(t, "compiled\n", result.Stderr, result.Error)
-	assert.Equal(t, "hit", result.Environment.State, "it was not taken before it was ready")
-	before, result := p.result(plain)
-	assert.Equal(t, "plain\n", result.Stdout)
-	assert.True(t, before.FinishedAt.Before(after.ClaimedAt), "%s, %s", before.FinishedAt, after.ClaimedAt)
+	built := p.submit(executor.Request{Action: "w.built"})
+	p.serve(func(m *member) { m.Mode = "worker"; m.Name = "preparing" })
+	p.waitFile(f)
+	_, result := p.run(executor.Request{Action: "w.plain"})
+	assert.Equal(t, "ran\n", result.Stdout, result.Error)
+	r, err := p.client.Record(t.Context(), built)
+	require.NoError(t, err)
+	assert.Equal(t, queue.Queued, r.State, "it waits outside of the worker")
+	require.NoError(t, os.WriteFile(f+".go", nil, 0o600))
+	_, result = p.result(built)
+	assert.Equal(t, "ran\n", result.Stdout, result.Error)
+	assert.Equal(t, "hit", result.Environment.State)
 }
 
 func TestAnExecutionThatBuilds(t *testing.T) {

@@ -87,12 +87,13 @@ const linger = time.Second
 
 // endWith ends the following of logs when nothing more can come.
 func (c *Client) endWith(ctx context.Context, cancel context.CancelFunc, id string) {
-	if _, err := c.Wait(ctx, id); err != nil {
+	r, err := c.Wait(ctx, id)
+	if err != nil {
 		return
 	}
-	select {
-	case <-time.After(linger):
-	case <-ctx.Done():
+	var printed struct{ Stdout, Stderr string }
+	if len(r.Result) == 0 || json.Unmarshal(r.Result, &printed) != nil || printed.Stdout+printed.Stderr != "" {
+		_ = sleep(ctx, linger)
 	}
 	cancel()
 }

@@ -5,10 +5,13 @@ PREFIX  ?= /usr/local
 VERSION ?=
 LDFLAGS := -s -w $(if $(VERSION),-X github.com/attune-run/attune/internal/version.stamped=$(VERSION))
 
+# Neither Lambda's old protocol nor HTTP/2, which nothing that a function talks to needs: half a megabyte less to load.
+LAMBDA_TAGS := lambda.norpc,nethttpomithttp2
+
 export CGO_ENABLED ?= 0
 
 .DEFAULT_GOAL := help
-.PHONY: help bootstrap bootstrap-tests build build-nats install demo test stress chaos check fmt bench clean ci
+.PHONY: help bootstrap bootstrap-tests build build-nats lambda install demo test stress chaos check fmt bench clean ci
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  %-16s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -23,13 +26,25 @@ build: ## Build static binaries into bin/
 	@mkdir -p $(BIN)
 	go build -trimpath -ldflags '$(LDFLAGS)' -o $(BIN)/ ./cmd/attune-run ./cmd/attune-worker
 	@ln -sf attune-run $(BIN)/attune
+	go build -trimpath -tags $(LAMBDA_TAGS) -ldflags '$(LDFLAGS)' -o $(BIN)/attune-lambda ./cmd/attune-lambda
+
+LAMBDA_ACTIONS ?= core.*
+LAMBDA_ARCHES  ?= x86_64 arm64
+
+lambda: build ## Build attune-lambda and function archives for both architectures into bin/; the same bytes each time (LAMBDA_ACTIONS)
+	@set -e; for arch in $(LAMBDA_ARCHES); do \
+		lambda=$(BIN)/attune-lambda-$$arch; \
+		CGO_ENABLED=0 GOOS=linux GOARCH=$$(echo $$arch | sed s/x86_64/amd64/) go build -trimpath -tags $(LAMBDA_TAGS) -ldflags '$(LDFLAGS)' -o $$lambda ./cmd/attune-lambda; \
+		$(BIN)/attune-run bundle -q --for lambda:provided.al2023-$$arch --bootstrap $$lambda --packs packs --actions '$(LAMBDA_ACTIONS)' -o $$lambda.zip; \
+		echo $$lambda.zip; \
+	done
 
 build-nats: ## Build the NATS server that a cluster of brokers runs, of the version the tests use
 	@mkdir -p $(BIN)
 	go build -trimpath -ldflags '-s -w' -o $(BIN)/nats-server github.com/nats-io/nats-server/v2
 
-install: build ## Install attune-run, attune-worker, and attune as a short name, below PREFIX
-	install -D -m 0755 -t $(DESTDIR)$(PREFIX)/bin $(BIN)/attune-run $(BIN)/attune-worker
+install: build ## Install attune-run, attune-worker, attune-lambda, and attune as a short name, below PREFIX
+	install -D -m 0755 -t $(DESTDIR)$(PREFIX)/bin $(BIN)/attune-run $(BIN)/attune-worker $(BIN)/attune-lambda
 	ln -sf attune-run $(DESTDIR)$(PREFIX)/bin/attune
 
 demo: bootstrap build ## Build, and run the examples in every language

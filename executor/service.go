@@ -32,9 +32,11 @@ type Config struct {
 	// hold. LayerOwners are uids they may belong to beside root and the caller.
 	Layers      []string
 	LayerOwners []int
-	Shared      bool   // CacheDir belongs to a group: every member may build and prune
-	Readable    bool   // a CacheDir that is made now can be read by everybody: it will be a layer
-	TempDir     string // base of private directories; empty means <os.TempDir>/attune-<uid>
+	Shared      bool // CacheDir belongs to a group: every member may build and prune
+	Readable    bool // a CacheDir that is made now can be read by everybody: it will be a layer
+	// Reproducible makes a CacheDir that is filled once, and then baked, the same each time.
+	Reproducible bool
+	TempDir      string // base of private directories; empty means <os.TempDir>/attune-<uid>
 
 	Environ  []string // the host's environment; nil means os.Environ()
 	Runtimes string   // restricts the runtimes, as ATTUNE_WORKER_RUNTIMES; empty means all
@@ -148,7 +150,7 @@ func New(cfg Config) (*Service, error) {
 }
 
 func (c *Config) storeOptions() envcache.Options {
-	return envcache.Options{Layers: c.Layers, LayerOwners: c.LayerOwners, Shared: c.Shared, Readable: c.Readable}
+	return envcache.Options{Layers: c.Layers, LayerOwners: c.LayerOwners, Shared: c.Shared, Readable: c.Readable, Reproducible: c.Reproducible}
 }
 
 // Start prepares what the mode asks for. In worker mode everything that could not be

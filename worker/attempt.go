@@ -23,6 +23,7 @@ type attempt struct {
 	fence       context.CancelCauseFunc // ends everything, with errFenced
 	cancel      context.CancelCauseFunc // ends the child, with errDrained or errCanceled
 	force       chan struct{}           // closed: SIGKILL at once
+	logs        *logWriter              // what the child prints; nil before there is one
 
 	mu        sync.Mutex
 	delivery  queue.Delivery // the last one: it may come again while it is held
@@ -31,6 +32,7 @@ type attempt struct {
 	spawned   bool // the child was about to start, or did
 	forced    bool
 	confirmed time.Time         // when it was last known to be held (monotonic)
+	fuse      *time.Timer       // fences it when that was too long ago
 	lines     []queue.AuditLine // written down before the message is acknowledged
 	written   []<-chan error    // what became of them, in the same order
 }

@@ -105,6 +105,17 @@ func TestLogChunks(t *testing.T) {
 	assert.Equal(t, "stderr", logs.chunks[1].Stream)
 	assert.Equal(t, "end", logs.chunks[2].Stream)
 
+	full := &someLogs{take: func(n int) bool { return n > 3 }}
+	l = &logWriter{logs: full, now: time.Now}
+	_, _ = logStream{l, "stdout"}.Write([]byte("lost"))
+	l.close()
+	assert.Empty(t, full.chunks)
+	require.True(t, l.cut)
+	l.finish(t.Context())
+	require.Len(t, full.chunks, 1)
+	assert.Equal(t, "end", full.chunks[0].Stream)
+	assert.EqualValues(t, 4, full.chunks[0].Number, "what is missing shows")
+
 	quiet := &someLogs{take: func(int) bool { return true }}
 	(&logWriter{logs: quiet, now: time.Now}).close()
 	assert.Empty(t, quiet.chunks, "silence costs nothing")

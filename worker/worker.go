@@ -41,6 +41,8 @@ type Worker struct {
 	serving  atomic.Bool
 	empty    string // a directory with nothing in it, where scripts without a pack are at home
 
+	tails sync.WaitGroup // ends of logs that were not taken yet
+
 	mu       sync.Mutex
 	attempts map[string]*attempt // by execution id
 }
@@ -142,7 +144,7 @@ func (w *Worker) Run(take, work context.Context) error {
 	}
 	defer unsubmit()
 	scheduler := NewScheduler(SchedulerConfig{
-		Broker: w.broker, Worker: w.cfg.Name, Instance: w.instance, Service: w.cfg.Service, Timing: w.cfg.Timing, Log: w.log,
+		Broker: w.broker, Worker: w.cfg.Name, Instance: w.instance, Service: w.cfg.Service, Timing: w.cfg.Timing, Log: w.cfg.Log,
 	})
 	tasks.Go(func() { scheduler.Run(background) })
 	task(w.advertise)
@@ -152,6 +154,7 @@ func (w *Worker) Run(take, work context.Context) error {
 
 	w.take(take, background)
 	w.drain(work, background)
+	w.tails.Wait()
 	stop(nil)
 	tasks.Wait()
 	w.deregister()

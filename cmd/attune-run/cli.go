@@ -39,6 +39,8 @@ var commands = []command{
 	{"runtimes", "Show the runtimes attune knows.", func() any { return &runtimesCmd{} }},
 	{"pack", "List, show, check and create packs.", func() any { return &packCmd{} }},
 	{"env", "List, show, warm, check, move and remove environments.", func() any { return &envCmd{} }},
+	{"bundle", "Make a function of packs, with their environments, for AWS Lambda.", func() any { return &bundleCmd{} }},
+	{"lambda", "Run a bundle on this machine; the rest is attune-lambda's.", func() any { return &lambdaCmd{} }},
 	{"doctor", "Show what isolation and which limits this machine offers.", func() any { return &doctorCmd{} }},
 	{"config", "Show the configuration and where each value comes from.", func() any { return &configCmd{} }},
 	{"version", "Show the version.", func() any { return &versionCmd{} }},
@@ -188,9 +190,10 @@ func unknownCommand(word string) error {
 }
 
 // sibling starts attune-worker or attune-lambda from beside this binary when called as
-// `attune worker …`, as git does with its commands.
+// `attune worker …`, as git does with its commands. `attune lambda invoke` is this program's own: what runs in a function has no
+// use for it.
 func sibling(name string, args []string) (int, bool) {
-	if len(args) == 0 || (args[0] != "worker" && args[0] != "lambda") || requestflags.IsFile(args[0]) {
+	if len(args) == 0 || (args[0] != "worker" && args[0] != "lambda") || requestflags.IsFile(args[0]) || len(args) > 1 && args[0] == "lambda" && args[1] == "invoke" {
 		return 0, false
 	}
 	self, err := os.Executable()

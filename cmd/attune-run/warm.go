@@ -58,7 +58,7 @@ func (c *envWarmCmd) Run(a *app) error {
 	ctx, _ := signals(a.ctx)
 	rows, err := service.Prepare(ctx, executor.PrepareOptions{
 		Actions: c.Actions, Concurrency: c.Concurrency, Locked: c.Locked, Network: recipe.Network(c.Network), RetryFailed: c.RetryFailed,
-		Progress: c.progress(a),
+		Progress: progressOf(a, c.Quiet),
 	})
 	if err != nil {
 		return err
@@ -71,9 +71,9 @@ func (c *envWarmCmd) Run(a *app) error {
 	return c.report(a, rows)
 }
 
-// progress prints a line for each phase of each build.
-func (c *envWarmCmd) progress(a *app) func(executor.Prepared, envcache.Progress) {
-	if c.Quiet {
+// progressOf prints a line for each phase of each build.
+func progressOf(a *app, quiet bool) func(executor.Prepared, envcache.Progress) {
+	if quiet {
 		return nil
 	}
 	var mu sync.Mutex

@@ -50,8 +50,9 @@ func (c *Client) Logs(ctx context.Context, id string, follow bool) iter.Seq2[que
 	return func(yield func(queue.LogChunk, error) bool) {
 		ctx, cancel := context.WithCancel(ctx)
 		defer cancel()
+		ended := make(chan uint64, 16) // epochs whose output has been given; written by this loop, read by endWith
 		if follow {
-			go c.endWith(ctx, cancel, id)
+			go c.endWith(ctx, cancel, id, ended)
 		}
 		for text, err := range c.broker.Logs().Read(ctx, id, follow) {
 			if err != nil {
@@ -63,8 +64,9 @@ func (c *Client) Logs(ctx context.Context, id string, follow bool) iter.Seq2[que
 				continue // a newer attune may have written it
 			}
 			if chunk.Stream == "end" {
-				if follow && c.isLast(ctx, id, chunk.Epoch) {
-					return
+				select {
+				case ended <- chunk.Epoch:
+				default:
 				}
 				continue
 			}
@@ -75,25 +77,27 @@ func (c *Client) Logs(ctx context.Context, id string, follow bool) iter.Seq2[que
 	}
 }
 
-// isLast tells whether nothing comes behind the end of that epoch's output. An epoch that is not committed yet is asked for again
-// by endWith.
-func (c *Client) isLast(ctx context.Context, id string, epoch uint64) bool {
-	r, err := c.Record(ctx, id)
-	return err == nil && r.State == queue.Done && r.Epoch <= epoch
-}
-
 // linger is how long the last chunks may take after the execution is done; the end of its output may be lost.
 const linger = time.Second
 
 // endWith ends the following of logs when nothing more can come.
-func (c *Client) endWith(ctx context.Context, cancel context.CancelFunc, id string) {
+func (c *Client) endWith(ctx context.Context, cancel context.CancelFunc, id string, ended <-chan uint64) {
+	defer cancel()
 	r, err := c.Wait(ctx, id)
-	if err != nil {
+	if err != nil || r.Epoch == 0 { // it never ran
 		return
 	}
-	var printed struct{ Stdout, Stderr string }
-	if len(r.Result) == 0 || json.Unmarshal(r.Result, &printed) != nil || printed.Stdout+printed.Stderr != "" {
-		_ = sleep(ctx, linger)
+	late := time.After(linger)
+	for {
+		select {
+		case epoch := <-ended:
+			if epoch >= r.Epoch {
+				return
+			}
+		case <-late:
+			return
+		case <-ctx.Done():
+			return
+		}
 	}
-	cancel()
 }

@@ -98,15 +98,27 @@ type broker struct {
 // Open connects, and starts the server in this process where there is no URL. Streams that are missing are created. It waits
 // for servers that are away until its context ends (queue.ErrUnavailable); refused credentials fail at once.
 func Open(ctx context.Context, options Options) (queue.Broker, error) {
-	b := &broker{options: options.withDefaults(), takers: map[*taker]struct{}{}}
-	b.log = b.options.Log
-	if err := b.open(ctx); err != nil {
+	b, err := dial(ctx, options)
+	if err != nil {
+		return nil, err
+	}
+	if err := b.openAll(ctx); err != nil {
 		return nil, errors.Join(err, b.Close())
 	}
 	return b, nil
 }
 
-func (b *broker) open(ctx context.Context) (err error) {
+// dial is Open without the streams.
+func dial(ctx context.Context, options Options) (*broker, error) {
+	b := &broker{options: options.withDefaults(), takers: map[*taker]struct{}{}}
+	b.log = b.options.Log
+	if err := b.reach(ctx); err != nil {
+		return nil, errors.Join(err, b.Close())
+	}
+	return b, nil
+}
+
+func (b *broker) reach(ctx context.Context) (err error) {
 	if b.options.URL == "" {
 		if b.server, err = startEmbedded(b.options); err != nil {
 			return err
@@ -119,6 +131,10 @@ func (b *broker) open(ctx context.Context) (err error) {
 		return err
 	}
 	b.user = b.askUser(ctx)
+	return nil
+}
+
+func (b *broker) openAll(ctx context.Context) (err error) {
 	if err := b.openStreams(ctx); err != nil {
 		return err
 	}

@@ -18,6 +18,7 @@ import (
 
 	"github.com/google/renameio/v2"
 	"github.com/nats-io/nats-server/v2/server"
+	"golang.org/x/crypto/bcrypt"
 	"golang.org/x/sys/unix"
 
 	"github.com/attune-run/attune/queue"
@@ -147,9 +148,13 @@ func (e *embedded) start(o Options) error {
 	if err != nil {
 		return err
 	}
+	hashed, err := bcrypt.GenerateFromPassword([]byte(e.token), bcrypt.MinCost) // the token is random: no more is needed
+	if err != nil {
+		return fmt.Errorf("hash the token: %w", err)
+	}
 	e.server, err = server.NewServer(&server.Options{
 		ServerName: "attune", Host: "127.0.0.1", Port: freePort(before.URL), NoSigs: true,
-		Username: e.user, Password: e.token, DisableJetStreamBanner: true,
+		Username: e.user, Password: string(hashed), DisableJetStreamBanner: true,
 		JetStream: true, StoreDir: e.store, SyncAlways: o.Sync == SyncAlways,
 		JetStreamMaxStore: limit, JetStreamMaxMemory: 64 << 20,
 	})

@@ -121,10 +121,13 @@ func (w *Worker) heartbeatEntry(ctx context.Context) error {
 	return nil
 }
 
-// deregister forgets the worker.
+// deregister forgets the worker, once all that it printed has arrived or is lost.
 func (w *Worker) deregister() {
 	ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
 	defer cancel()
+	if err := w.broker.Logs().Flush(ctx); err != nil {
+		w.log.Warn("the last output may be lost", "error", err)
+	}
 	table := w.broker.Table(queue.Workers)
 	before, err := table.Get(ctx, w.cfg.Name)
 	var entry queue.WorkerEntry

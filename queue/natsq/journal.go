@@ -14,9 +14,11 @@ const auditSubject = "audit"
 type journal struct{ broker *broker }
 
 func (j journal) Append(ctx context.Context, line []byte, dedupe string) error {
-	if err := j.broker.online(ctx); err != nil {
+	if err := j.broker.writable(ctx); err != nil {
 		return err
 	}
+	ctx, cancel := j.broker.bounded(ctx)
+	defer cancel()
 	var options []jetstream.PublishOpt
 	if dedupe != "" {
 		options = append(options, jetstream.WithMsgID(dedupe))

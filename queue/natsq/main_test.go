@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
+	"log/slog"
 	"net"
 	"net/url"
 	"os"
@@ -70,6 +71,7 @@ func serve(text string) {
 	}
 	if file := os.Getenv("NATSQ_TEST_LOG"); file != "" {
 		options.LogFile = file + c.Name
+		options.Logtime = true
 		s.ConfigureLogger()
 	}
 	go func() {
@@ -194,6 +196,7 @@ const (
 func open(t *testing.T, options natsq.Options) queue.Broker {
 	t.Helper()
 	options.AckWait, options.WorkerTTL = ackWait, workerTTL
+	options.Log = slog.New(slog.NewTextHandler(t.Output(), nil))
 	ctx, cancel := context.WithTimeout(t.Context(), 60*time.Second)
 	defer cancel()
 	b, err := natsq.Open(ctx, options)

@@ -31,6 +31,8 @@ func (o objects) store(ctx context.Context, bucket string) (jetstream.ObjectStor
 	if err := o.broker.online(ctx); err != nil {
 		return nil, err
 	}
+	ctx, cancel := o.broker.bounded(ctx)
+	defer cancel()
 	store, err := o.broker.js.ObjectStore(ctx, bucket)
 	if err != nil {
 		return nil, readError("open objects", err)
@@ -39,6 +41,9 @@ func (o objects) store(ctx context.Context, bucket string) (jetstream.ObjectStor
 }
 
 func (o objects) Put(ctx context.Context, name string, r io.Reader) error {
+	if err := o.broker.room(); err != nil {
+		return err
+	}
 	store, err := o.store(ctx, bucketOf(name))
 	if err != nil {
 		return err

@@ -37,10 +37,13 @@ func (b *broker) readAll(ctx context.Context, stream jetstream.Stream, config je
 		return err
 	}
 	config.InactiveThreshold = time.Minute
-	consumer, err := stream.OrderedConsumer(ctx, config)
+	create, cancel := b.bounded(ctx)
+	consumer, err := stream.OrderedConsumer(create, config)
+	cancel()
 	if err != nil {
 		return readError("read "+stream.CachedInfo().Config.Name, err)
 	}
+	defer b.dropConsumer(consumer)
 	pending := consumer.CachedInfo().NumPending
 	if pending == 0 && (!follow || !give(nil)) {
 		return nil
@@ -76,4 +79,10 @@ func (b *broker) readAll(ctx context.Context, stream jetstream.Stream, config je
 			}
 		}
 	}
+}
+
+// dropConsumer spares the server what it would keep for InactiveThreshold. Nobody waits for it.
+func (b *broker) dropConsumer(consumer jetstream.Consumer) {
+	info := consumer.CachedInfo()
+	_ = b.nc.PublishRequest("$JS.API.CONSUMER.DELETE."+info.Stream+"."+info.Name, b.nc.NewInbox(), nil)
 }

@@ -2,7 +2,6 @@ package natsq
 
 import (
 	"context"
-
 	"errors"
 	"fmt"
 
@@ -37,7 +36,7 @@ func (s signals) Ask(ctx context.Context, topic string, data []byte) ([]byte, er
 	if err := s.broker.online(ctx); err != nil {
 		return nil, err
 	}
-	ctx, cancel := context.WithTimeout(ctx, s.broker.options.Timeout)
+	ctx, cancel := s.broker.bounded(ctx)
 	defer cancel()
 	reply, err := s.broker.nc.RequestWithContext(ctx, askSubject+topic, data)
 	if errors.Is(err, nats.ErrNoResponders) {

@@ -36,8 +36,16 @@ const layout = 1
 
 const layoutKey = "attune.layout"
 
-// logBytes bounds the stream of what executions print; the oldest goes.
-const logBytes = 1 << 30
+// logBytes bounds the stream of what executions print; the oldest goes. A server reserves it, so that one with a small disk is
+// asked for less.
+const (
+	logBytes    = 1 << 30
+	logBytesMin = 1 << 20
+)
+
+// maxConsumers of a stream stands for any number: every route has three, every List one while it lasts. Servers take a missing
+// number, and -1, for 1000.
+const maxConsumers = 1_000_000
 
 // definitions are the streams as they are created.
 func (b *broker) definitions() []jetstream.StreamConfig {
@@ -63,6 +71,7 @@ func (b *broker) definitions() []jetstream.StreamConfig {
 	)
 	for i := range all {
 		all[i].Storage = jetstream.FileStorage
+		all[i].MaxConsumers = maxConsumers
 		all[i].Metadata = map[string]string{layoutKey: strconv.Itoa(layout)}
 	}
 	return all
@@ -118,6 +127,9 @@ func (b *broker) openStreams(ctx context.Context) error {
 	return group.Wait()
 }
 
+// openTry is how long an answer is waited for before it is asked again: a server of a cluster without a leader gives none.
+const openTry = 2 * time.Second
+
 // openStream tries again while a cluster comes up: its streams have no leader yet, or too few of its servers are there.
 func (b *broker) openStream(ctx context.Context, definition jetstream.StreamConfig) (jetstream.Stream, error) {
 	for {
@@ -136,6 +148,8 @@ func (b *broker) openStream(ctx context.Context, definition jetstream.StreamConf
 }
 
 func (b *broker) findOrCreate(ctx context.Context, definition jetstream.StreamConfig) (jetstream.Stream, error) {
+	ctx, cancel := context.WithTimeout(ctx, openTry)
+	defer cancel()
 	stream, err := b.js.Stream(ctx, definition.Name)
 	if err == nil {
 		return b.upgrade(ctx, stream, definition)
@@ -164,6 +178,10 @@ func (b *broker) create(ctx context.Context, definition jetstream.StreamConfig) 
 	if b.options.Replicas == 0 && hasCode(err, server.JSStreamReplicasNotSupportedErr) {
 		definition.Replicas = 1
 		return b.js.CreateStream(ctx, definition)
+	}
+	if definition.MaxBytes/2 >= logBytesMin && errors.Is(kindOf(err), queue.ErrFull) {
+		definition.MaxBytes /= 2
+		return b.create(ctx, definition)
 	}
 	return stream, err
 }

@@ -40,6 +40,8 @@ func (t *table) last(ctx context.Context, key string) (queue.Entry, error) {
 	if err := t.broker.online(ctx); err != nil {
 		return queue.Entry{}, err
 	}
+	ctx, cancel := t.broker.bounded(ctx)
+	defer cancel()
 	raw, err := t.stream.GetLastMsgForSubject(ctx, t.subject+key)
 	if err != nil {
 		return queue.Entry{}, readError("read", err)
@@ -110,9 +112,11 @@ func (t *table) Delete(ctx context.Context, key string, revision uint64) error {
 }
 
 func (t *table) write(ctx context.Context, key string, value []byte, header nats.Header, options ...jetstream.PublishOpt) (uint64, error) {
-	if err := t.broker.online(ctx); err != nil {
+	if err := t.broker.writable(ctx); err != nil {
 		return 0, err
 	}
+	ctx, cancel := t.broker.bounded(ctx)
+	defer cancel()
 	ack, err := t.broker.js.PublishMsg(ctx, &nats.Msg{Subject: t.subject + key, Data: value, Header: header}, options...)
 	if err != nil {
 		return 0, writeError("write", err)

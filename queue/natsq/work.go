@@ -99,6 +99,8 @@ func (w *work) Open(ctx context.Context, route string) error {
 }
 
 func (w *work) openLane(ctx context.Context, l lane) error {
+	ctx, cancel := w.broker.bounded(ctx)
+	defer cancel()
 	_, err := w.stream.CreateConsumer(ctx, jetstream.ConsumerConfig{
 		Durable: l.consumer(), FilterSubject: l.subject() + "*", AckPolicy: jetstream.AckExplicitPolicy,
 		AckWait: w.broker.options.AckWait, MaxDeliver: -1, MaxAckPending: maxTaken, MaxWaiting: maxWaiting,
@@ -129,9 +131,14 @@ func (w *work) forget(route string) {
 }
 
 func (w *work) Publish(ctx context.Context, m queue.Message) error {
+	if err := w.broker.room(); err != nil {
+		return err
+	}
 	if err := w.mustBeOpen(ctx, m.Route); err != nil {
 		return fmt.Errorf("publish %s: %w", m.ID, err)
 	}
+	ctx, cancel := w.broker.bounded(ctx)
+	defer cancel()
 	_, err := w.broker.js.PublishMsg(ctx, &nats.Msg{Subject: subjectOf(m)})
 	if err != nil && !isDuplicate(err) {
 		return writeError("publish "+m.ID, err)
@@ -146,6 +153,8 @@ func (w *work) mustBeOpen(ctx context.Context, route string) error {
 	if w.known(route) {
 		return nil
 	}
+	ctx, cancel := w.broker.bounded(ctx)
+	defer cancel()
 	_, err := w.stream.Consumer(ctx, lane{route, queue.Low}.consumer())
 	if errors.Is(err, jetstream.ErrConsumerNotFound) {
 		return fmt.Errorf("route %s is not open: %w", route, queue.ErrNotFound)
@@ -169,6 +178,8 @@ func (w *work) find(ctx context.Context, m queue.Message) (uint64, error) {
 	if err := w.broker.online(ctx); err != nil {
 		return 0, err
 	}
+	ctx, cancel := w.broker.bounded(ctx)
+	defer cancel()
 	raw, err := w.stream.GetLastMsgForSubject(ctx, subjectOf(m))
 	if err != nil {
 		return 0, readError("look for the message of "+m.ID, err)
@@ -177,11 +188,13 @@ func (w *work) find(ctx context.Context, m queue.Message) (uint64, error) {
 }
 
 func (w *work) Remove(ctx context.Context, m queue.Message) error {
+	ctx, cancel := w.broker.bounded(ctx)
+	defer cancel()
 	sequence, err := w.find(ctx, m)
 	if err == nil {
 		err = w.stream.DeleteMsg(ctx, sequence)
 	}
-	if err == nil || errors.Is(err, queue.ErrNotFound) || errors.Is(err, jetstream.ErrMsgNotFound) || hasCode(err, server.JSNoMessageFoundErr) {
+	if err == nil || errors.Is(err, queue.ErrNotFound) || errors.Is(err, jetstream.ErrMsgNotFound) || hasCode(err, server.JSSequenceNotFoundErrF) {
 		return nil
 	}
 	return writeError("remove the message of "+m.ID, err)
@@ -216,6 +229,8 @@ func (w *work) Backlog(ctx context.Context) (map[string]queue.Backlog, error) {
 
 // oldest is when the first message was stored that the consumer has not delivered.
 func (w *work) oldest(ctx context.Context, info *jetstream.ConsumerInfo) (time.Time, error) {
+	ctx, cancel := w.broker.bounded(ctx)
+	defer cancel()
 	raw, err := w.stream.GetMsg(ctx, info.Delivered.Stream+1, jetstream.WithGetMsgSubject(info.Config.FilterSubject))
 	if err != nil {
 		return time.Time{}, err
@@ -254,7 +269,7 @@ func (d *delivery) respond(ctx context.Context, what, how string) error {
 	if err := d.broker.online(ctx); err != nil {
 		return err
 	}
-	ctx, cancel := context.WithTimeout(ctx, d.broker.options.Timeout)
+	ctx, cancel := d.broker.bounded(ctx)
 	defer cancel()
 	if _, err := d.broker.nc.RequestWithContext(ctx, d.reply, []byte(how)); err != nil {
 		return writeError(what+" "+d.message.ID, err)

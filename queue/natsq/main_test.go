@@ -196,7 +196,7 @@ const (
 func open(t *testing.T, options natsq.Options) queue.Broker {
 	t.Helper()
 	options.AckWait, options.WorkerTTL = ackWait, workerTTL
-	options.Log = slog.New(slog.NewTextHandler(t.Output(), &slog.HandlerOptions{Level: slog.LevelDebug}))
+	options.Log = slog.New(slog.NewTextHandler(t.Output(), nil))
 	ctx, cancel := context.WithTimeout(t.Context(), 60*time.Second)
 	defer cancel()
 	b, err := natsq.Open(ctx, options)

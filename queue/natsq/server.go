@@ -18,6 +18,7 @@ import (
 
 	"github.com/google/renameio/v2"
 	"github.com/nats-io/nats-server/v2/server"
+	"golang.org/x/crypto/bcrypt"
 	"golang.org/x/sys/unix"
 
 	"github.com/attune-run/attune/queue"
@@ -64,7 +65,7 @@ func Discover(store string) (Options, error) {
 	if err != nil {
 		return Options{}, err
 	}
-	return Options{URL: e.URL, User: e.User, Password: e.Token}, nil
+	return Options{URL: e.URL, User: e.User, Password: e.Token, Store: store}, nil
 }
 
 func readEndpoint(store string) (endpoint, error) {
@@ -147,9 +148,13 @@ func (e *embedded) start(o Options) error {
 	if err != nil {
 		return err
 	}
+	hashed, err := bcrypt.GenerateFromPassword([]byte(e.token), bcrypt.MinCost) // the token is random: no more is needed
+	if err != nil {
+		return fmt.Errorf("hash the token: %w", err)
+	}
 	e.server, err = server.NewServer(&server.Options{
 		ServerName: "attune", Host: "127.0.0.1", Port: freePort(before.URL), NoSigs: true,
-		Username: e.user, Password: e.token, DisableJetStreamBanner: true,
+		Username: e.user, Password: string(hashed), DisableJetStreamBanner: true,
 		JetStream: true, StoreDir: e.store, SyncAlways: o.Sync == SyncAlways,
 		JetStreamMaxStore: limit, JetStreamMaxMemory: 64 << 20,
 	})
@@ -190,14 +195,6 @@ func (e *embedded) publish() error {
 		return fmt.Errorf("tell clients where the server is: %w", storeError(err))
 	}
 	return nil
-}
-
-// ready tells whether the server still keeps what it is given: it stops doing so when its disk is full.
-func (e *embedded) ready() error {
-	if e.server.JetStreamEnabled() {
-		return nil
-	}
-	return fmt.Errorf("the server has closed its store %s: %w", e.store, queue.ErrUnavailable)
 }
 
 func (e *embedded) close() error {
@@ -252,6 +249,21 @@ func storeLimit(store string) (int64, error) {
 		return 0, fmt.Errorf("size of the store: %w", err)
 	}
 	return limit / 10 * 9, nil
+}
+
+// diskReserve stays free: a server whose write fails keeps the stream closed until it is started again.
+const diskReserve = 16 << 20
+
+// room is queue.ErrFull when the disk of a store that is known has no room left, whoever filled it.
+func (b *broker) room() error {
+	var stat unix.Statfs_t
+	if b.options.Store == "" || unix.Statfs(b.options.Store, &stat) != nil {
+		return nil
+	}
+	if free := int64(stat.Bavail) * stat.Bsize; free < diskReserve {
+		return fmt.Errorf("the disk of %s has %d KiB left: %w", b.options.Store, free>>10, queue.ErrFull)
+	}
+	return nil
 }
 
 // serverLog hands the server's messages to slog. What it starts with is told at debug level only.

@@ -9,10 +9,12 @@ import (
 	"path/filepath"
 	"strconv"
 	"strings"
+	"sync"
 	"syscall"
 	"testing"
 	"time"
 
+	nats "github.com/nats-io/nats-server/v2/server"
 	"github.com/rogpeppe/go-internal/testscript"
 )
 
@@ -41,7 +43,7 @@ func TestScripts(t *testing.T) {
 			return nil
 		},
 		Cmds: map[string]func(ts *testscript.TestScript, neg bool, args []string){
-			"serve": serve, "exit": exitStatus, "interrupt": interrupt, "eventually": eventually, "capture": capture,
+			"serve": serve, "unserve": unserve, "nats": natsServer, "exit": exitStatus, "interrupt": interrupt, "eventually": eventually, "capture": capture,
 		},
 	})
 }
@@ -53,7 +55,7 @@ func scriptCommand(ts *testscript.TestScript, args []string) *exec.Cmd {
 	cmd := exec.Command(program, args...)
 	cmd.Dir = ts.MkAbs(".")
 	cmd.Env = os.Environ()
-	for _, name := range []string{"HOME", "ATTUNE_CACHE", "ATTUNE_STORE", "ATTUNE_PACKS", "TMPDIR", "GORACE", "PATH"} {
+	for _, name := range []string{"HOME", "ATTUNE_CACHE", "ATTUNE_STORE", "ATTUNE_NATS_URL", "ATTUNE_PACKS", "TMPDIR", "GORACE", "PATH"} {
 		cmd.Env = append(cmd.Env, name+"="+ts.Getenv(name))
 	}
 	return cmd
@@ -78,13 +80,15 @@ func serve(ts *testscript.TestScript, _ bool, args []string) {
 		}
 		ended <- seen.String()
 	}()
-	ts.Defer(func() {
+	stop := sync.OnceFunc(func() {
 		_ = cmd.Process.Signal(syscall.SIGTERM)
 		text := <-ended
 		if err := cmd.Wait(); err != nil {
 			ts.Fatalf("serve: %v\n%s", err, text)
 		}
 	})
+	serving.Store(ts, stop)
+	ts.Defer(stop)
 	select {
 	case <-ready:
 	case text := <-ended:
@@ -93,6 +97,32 @@ func serve(ts *testscript.TestScript, _ bool, args []string) {
 	case <-time.After(30 * time.Second):
 		ts.Fatalf("serve is not ready")
 	}
+}
+
+// serving are the last workers of the scripts, to be stopped by unserve.
+var serving sync.Map
+
+// unserve is "unserve": the last worker drains and ends.
+func unserve(ts *testscript.TestScript, _ bool, _ []string) {
+	stop, _ := serving.Load(ts)
+	stop.(func())()
+}
+
+// natsServer is "nats [PASSWORD]": a NATS server of its own; NATS_URL names it, without the password of its user ops.
+func natsServer(ts *testscript.TestScript, _ bool, args []string) {
+	options := &nats.Options{Host: "127.0.0.1", Port: nats.RANDOM_PORT, JetStream: true, StoreDir: ts.MkAbs("nats"), NoSigs: true}
+	if len(args) > 0 {
+		options.Username, options.Password = "ops", args[0]
+	}
+	s, err := nats.NewServer(options)
+	ts.Check(err)
+	go s.Start()
+	ts.Defer(func() { s.Shutdown(); s.WaitForShutdown() })
+	if !s.ReadyForConnections(10 * time.Second) {
+		ts.Fatalf("the NATS server does not start")
+	}
+	ts.Setenv("NATS_URL", "nats://"+s.Addr().String())
+	ts.Setenv("NATS_ADDRESS", s.Addr().String())
 }
 
 // exitStatus is "exit CODE PROGRAM ARGS…": runs the program and wants that very exit code.

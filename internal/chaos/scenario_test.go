@@ -317,15 +317,17 @@ func TestASlowReaderOfLogs(t *testing.T) {
 		require.Fail(t, "the log does not end")
 	}
 	require.NotEmpty(t, chunks)
-	last, bytes := uint64(0), 0
+	last, bytes, gaps := uint64(0), 0, 0
 	for _, chunk := range chunks {
-		assert.Greater(t, chunk.Number, last, "numbers rise, so that a gap shows")
+		assert.Greater(t, chunk.Number, last)
 		assert.LessOrEqual(t, len(chunk.Data), queue.ChunkMax)
+		if chunk.Number != last+1 {
+			gaps++
+		}
 		last, bytes = chunk.Number, bytes+len(chunk.Data)
 	}
-	assert.Equal(t, "end", chunks[len(chunks)-1].Stream)
-	if int(last) == len(chunks) {
-		assert.Equal(t, 20_000_000+20_000_000/99, bytes, "nothing is missing unless a number is") // fold adds the line ends
+	if whole := 20_000_000 + (20_000_000+98)/99 - 1; bytes != whole { // fold ends every line but the last
+		assert.Positive(t, gaps, "%d bytes of %d, and no gap shows", bytes, whole)
 	}
 }
 

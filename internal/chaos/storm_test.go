@@ -43,7 +43,7 @@ type storm struct {
 	workers  []*disturbed
 	accepted []string
 
-	refused, uncertain, duplicates, canceled  atomic.Int64
+	uncertain, duplicates, canceled           atomic.Int64
 	kills, brokerKills, freezes, cuts, drains atomic.Int64
 }
 
@@ -60,6 +60,7 @@ func TestStorm(t *testing.T) {
 		seed = rand.Uint64()
 	}
 	t.Logf("seed %d", seed)
+	t.Parallel()
 	s := &storm{pool: newPool(t)}
 	var stop context.CancelFunc
 	s.ctx, stop = context.WithCancel(t.Context())
@@ -67,9 +68,9 @@ func TestStorm(t *testing.T) {
 	watching, endWatch := context.WithCancel(t.Context())
 	seen, watched := s.watch(watching)
 
-	for range 4 {
+	for range 6 {
 		l := s.link()
-		s.workers = append(s.workers, &disturbed{link: l, now: s.serveAt(l.url)})
+		s.workers = append(s.workers, &disturbed{link: l, now: s.serveAt(l.url, "--concurrency", "3")})
 	}
 	for _, d := range s.workers {
 		d.now.awaitReady(t)
@@ -206,11 +207,11 @@ func (s *storm) disturb(r *rand.Rand, do func(d *disturbed)) {
 }
 
 func (s *storm) killing(r *rand.Rand) {
-	s.every(r, 1500*time.Millisecond, func() {
+	s.every(r, 1200*time.Millisecond, func() {
 		s.disturb(r, func(d *disturbed) {
 			d.now.kill()
 			s.kills.Add(1)
-			d.now = s.serveAt(d.link.url)
+			d.now = s.serveAt(d.link.url, "--concurrency", "3")
 		})
 	})
 }
@@ -245,7 +246,7 @@ func (s *storm) draining(r *rand.Rand) {
 				s.t.Errorf("a worker that was drained exits with %d: %s", code, d.now.log())
 			}
 			s.drains.Add(1)
-			d.now = s.serveAt(d.link.url)
+			d.now = s.serveAt(d.link.url, "--concurrency", "3")
 		})
 	})
 }

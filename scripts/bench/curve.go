@@ -23,8 +23,8 @@ type curvePool struct {
 	first   atomic.Int64 // when the first execution was in the worker's hands, in nanoseconds
 }
 
-func (b *bench) newCurvePool(name string) (*curvePool, error) {
-	broker, err := natsq.Open(context.Background(), natsq.Options{Store: filepath.Join(b.work, name)})
+func (b *bench) newCurvePool(name, sync string) (*curvePool, error) {
+	broker, err := natsq.Open(context.Background(), natsq.Options{Store: filepath.Join(b.work, name), Sync: sync})
 	if err != nil {
 		return nil, err
 	}
@@ -67,18 +67,18 @@ func (c *curvePool) close() error {
 // poolCurve is what docs/scaling.md shows: the protocol alone with sync always, over slots, routes and backlog.
 func (b *bench) poolCurve() error {
 	for _, slots := range []int{1, 2, 4, 8, 16, 32, 64} {
-		rate, err := b.curve(fmt.Sprintf("slots-%d", slots), 1500, slots, 1)
+		rate, err := b.curve(fmt.Sprintf("slots-%d", slots), 1000, slots, 1)
 		if err != nil {
 			return err
 		}
-		point(fmt.Sprintf("%d slots, 1 route", slots), fmt.Sprintf("%.0f /s", rate))
+		point(fmt.Sprintf("1 route, slots: %d", slots), fmt.Sprintf("%.0f /s", rate))
 	}
 	for _, routes := range []int{1, 10, 100, 500} {
-		rate, err := b.curve(fmt.Sprintf("routes-%d", routes), 1500, 32, routes)
+		rate, err := b.curve(fmt.Sprintf("routes-%d", routes), 1000, 32, routes)
 		if err != nil {
 			return err
 		}
-		point(fmt.Sprintf("32 slots, %d routes", routes), fmt.Sprintf("%.0f /s", rate))
+		point(fmt.Sprintf("32 slots, routes: %d", routes), fmt.Sprintf("%.0f /s", rate))
 	}
 	for _, backlog := range []int{1_000, 10_000, 100_000} {
 		if err := b.backlogPoint(backlog); err != nil {
@@ -90,7 +90,7 @@ func (b *bench) poolCurve() error {
 
 // curve queues n requests evenly over routes, and gives how many a second are served then.
 func (b *bench) curve(name string, n, slots, routes int) (rate float64, err error) {
-	c, err := b.newCurvePool(name)
+	c, err := b.newCurvePool(name, natsq.SyncAlways)
 	if err != nil {
 		return 0, err
 	}
@@ -117,7 +117,7 @@ func (b *bench) curve(name string, n, slots, routes int) (rate float64, err erro
 }
 
 func (b *bench) backlogPoint(n int) (err error) {
-	c, err := b.newCurvePool(fmt.Sprintf("curve-backlog-%d", n))
+	c, err := b.newCurvePool(fmt.Sprintf("curve-backlog-%d", n), natsq.SyncRelaxed)
 	if err != nil {
 		return err
 	}
@@ -142,7 +142,7 @@ func (b *bench) backlogPoint(n int) (err error) {
 		most = max(most, heap())
 		time.Sleep(50 * time.Millisecond)
 	}
-	point(fmt.Sprintf("backlog of %d", n), fmt.Sprintf("submitted at %.0f /s; first claim after %s; heap %s → %s",
+	point(fmt.Sprintf("backlog: %d", n), fmt.Sprintf("submitted at %.0f /s; first claim after %s; heap %s → %s",
 		float64(n)/submitted.Seconds(), milliseconds(first), mebibytes(before), mebibytes(most)))
 	return nil
 }

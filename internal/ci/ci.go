@@ -11,6 +11,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/attune-run/attune/internal/redact"
 	"github.com/attune-run/attune/internal/report"
 )
 
@@ -187,12 +188,13 @@ func appendFile(path, text string) error {
 	return f.Close()
 }
 
-// secretLines are the lines of secrets that are worth hiding: one at a time is what systems can mask.
+// secretLines are the lines of secrets: systems mask one at a time. Short ones are left alone, as attune itself does: they would tear
+// holes into ordinary text.
 func secretLines(values []string) []string {
 	var all []string
 	for _, value := range values {
 		for line := range strings.Lines(value) {
-			if line = strings.TrimSpace(line); line != "" {
+			if line = strings.TrimSpace(line); len(line) >= redact.MinLength {
 				all = append(all, line)
 			}
 		}

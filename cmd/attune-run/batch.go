@@ -204,7 +204,7 @@ func (b *running) run(plan *batch.Plan, keepGoing bool) (*report.Run, error) {
 	run := &report.Run{Title: b.title, Started: time.Now()}
 	run.Executions = batch.Run(ctx, plan, batch.Options{
 		Concurrency: cmp.Or(b.flags.Concurrency, plan.Concurrency, runtime.NumCPU()), KeepGoing: keepGoing,
-		Execute: b.execute, Artifacts: b.artifactsOf, Skipped: b.view.skipped,
+		Execute: b.execute, Artifacts: b.artifactsOf, Unrun: b.view.unrun,
 	})
 	run.Finished = time.Now()
 	b.view.summary(run)

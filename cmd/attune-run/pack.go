@@ -9,6 +9,7 @@ import (
 	"strings"
 
 	"github.com/attune-run/attune/executor"
+	"github.com/attune-run/attune/internal/packtest"
 	"github.com/attune-run/attune/pack"
 )
 
@@ -184,7 +185,12 @@ func (c *packValidateCmd) Run(a *app) error {
 		for _, problem := range list {
 			_, _ = fmt.Fprintln(a.std.out, problem.String())
 		}
-		if len(list) == 0 {
+		tests := (&packtest.Suite{}).Add(p, catalog, nil)
+		if tests != nil {
+			_, _ = fmt.Fprintln(a.std.out, tests)
+			found++
+		}
+		if len(list) == 0 && tests == nil {
 			_, _ = fmt.Fprintf(a.std.out, "%s %s: ok\n", p.Ref, p.Version)
 		}
 		found += len(list)

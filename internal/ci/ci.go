@@ -94,11 +94,17 @@ func Detect(getenv func(string) string) (system, doubt string) {
 }
 
 func isFile(path string) bool {
+	if path == "" {
+		return false // most often: every start comes here
+	}
 	info, err := os.Stat(path)
 	return err == nil && info.Mode().IsRegular()
 }
 
 func isDir(path string) bool {
+	if path == "" {
+		return false
+	}
 	info, err := os.Stat(path)
 	return err == nil && info.IsDir()
 }

@@ -181,3 +181,27 @@ func TestTheDigestSeesWhatAnUpgradeChanges(t *testing.T) {
 	content = append(content, 'x')
 	assert.NotEqual(t, base, digest())
 }
+
+// A layer that was baked knows interpreters by their content, whatever their times are.
+func TestABakedMemoryIsEnough(t *testing.T) {
+	m := newMachine(t)
+	path := m.write("bin/lang", "echo lang 1.2.3")
+	_, err := m.find("")
+	require.NoError(t, err)
+	data, err := Bake(m.memory())
+	require.NoError(t, err)
+	again, err := Bake(m.memory())
+	require.NoError(t, err)
+	assert.Equal(t, data, again)
+	assert.NotContains(t, string(data), time.Now().UTC().Format("2006-01-"), "it tells no times")
+	layer := filepath.Join(m.dir, "layer.json")
+	require.NoError(t, os.WriteFile(layer, data, 0o644))
+	restore(t, path)
+	found, err := m.layered(filepath.Join(m.dir, "own", "v1", "detect.json"), layer).Find(context.Background(), m.spec, "")
+	require.NoError(t, err)
+	assert.Equal(t, "1.2.3", found.Version)
+	assert.Equal(t, 1, m.started())
+	nothing, err := Bake(filepath.Join(m.dir, "none"))
+	require.NoError(t, err)
+	assert.Nil(t, nothing)
+}

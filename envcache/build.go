@@ -138,7 +138,7 @@ func (e *roomError) Unwrap() error { return e.err }
 
 // buildOnce builds in a fresh directory and publishes it. On an error nothing of it is left.
 func (s *Store) buildOnce(ctx context.Context, j job) (env *Env, err error) {
-	g, b, path := generation{store: s, entry: j.entry, name: newGeneration()}, j.builder, j.interpreter.Path
+	g, b, path := generation{store: s, entry: j.entry, name: s.nameGeneration(j.entry)}, j.builder, j.interpreter.Path
 	if err := g.make(); err != nil {
 		return nil, &StoreError{Path: s.root, Err: err}
 	}
@@ -237,6 +237,14 @@ func newGeneration() string {
 	var random [generationBytes]byte
 	_, _ = rand.Read(random[:]) // never fails (crypto/rand)
 	return encode(random[:])
+}
+
+// nameGeneration names the next generation of an entry.
+func (s *Store) nameGeneration(e entry) string {
+	if s.reproducible {
+		return e.id[:generationBytes*8/5]
+	}
+	return newGeneration()
 }
 
 // isGeneration tells a generation's name from the other names of an entry, and keeps a ready.json that was tampered with from

@@ -56,6 +56,9 @@ func NewKey(inputs []KeyInput, pathBound bool) Key {
 	return Key{inputs: sorted, pathBound: pathBound}
 }
 
+// PathBound tells whether the environment is of use only in the store it was built in.
+func (k Key) PathBound() bool { return k.pathBound }
+
 // Inputs are what decides the ID in the store with the given root, in name order.
 func (k Key) Inputs(root string) []KeyInput {
 	if !k.pathBound {

@@ -90,8 +90,8 @@ func taken(dir string) (r room) {
 	return r
 }
 
-// writeList records a tree, an item a line.
-func (s *Store) writeList(path string, t tree) error {
+// encode writes a tree, an item a line.
+func (t tree) encode() []byte {
 	var b bytes.Buffer
 	for _, i := range t {
 		_, _ = fmt.Fprintf(&b, "%c %d %d %q", i.kind, i.size, i.seconds, i.path)
@@ -100,7 +100,12 @@ func (s *Store) writeList(path string, t tree) error {
 		}
 		b.WriteByte('\n')
 	}
-	return s.write(path, b.Bytes())
+	return b.Bytes()
+}
+
+// writeList records a tree.
+func (s *Store) writeList(path string, t tree) error {
+	return s.write(path, t.encode())
 }
 
 func readList(path string) (tree, error) {

@@ -17,13 +17,14 @@ import (
 
 // Store is a directory of environments. It is safe for concurrent use, by any number of processes.
 type Store struct {
-	root   string
-	mode   fs.FileMode // of v1 and every directory below it: 0700, 0755 (readable) or 02775 (shared)
-	layers []*Store    // read-only lower stores
-	layer  bool        // this is one: nothing is written to it
-	notes  string      // a layer's: where the store above keeps what it must remember of it
-	now    func() time.Time
-	sys    system
+	root         string
+	mode         fs.FileMode // of v1 and every directory below it: 0700, 0755 (readable) or 02775 (shared)
+	layers       []*Store    // read-only lower stores
+	reproducible bool        // as Options.Reproducible
+	layer        bool        // this is one: nothing is written to it
+	notes        string      // a layer's: where the store above keeps what it must remember of it
+	now          func() time.Time
+	sys          system
 
 	mu      sync.Mutex
 	flights map[string]*flight  // builds of this process, by ID
@@ -45,6 +46,9 @@ type Options struct {
 	LayerOwners []int    // uids that a layer may belong to beside root and the caller
 	Shared      bool     // the store belongs to a group: every member may build and prune
 	Readable    bool     // a store that is made by this one can be read by everybody: it will be a layer
+	// Reproducible names an environment's directory by its key, so that what is built at the same path is the same. It is for a
+	// store that is filled by one process, once, and then baked.
+	Reproducible bool
 }
 
 const (
@@ -73,6 +77,7 @@ func Open(dir string, opt Options) (*Store, error) {
 	if err != nil {
 		return nil, err
 	}
+	s.reproducible = opt.Reproducible
 	if err := s.settleMode(opt); err != nil {
 		return nil, &StoreError{Path: s.root, Err: err}
 	}

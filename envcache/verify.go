@@ -95,7 +95,7 @@ func (i item) differs(got item) string {
 		return "is of another kind"
 	case i.kind == 'f' && i.size != got.size:
 		return fmt.Sprintf("has %d bytes and had %d", got.size, i.size)
-	case i.kind == 'f' && i.seconds != got.seconds:
+	case i.kind == 'f' && i.seconds != unknownTime && i.seconds != got.seconds:
 		return "was changed"
 	case i.kind == 'l' && i.target != got.target:
 		return fmt.Sprintf("leads to %s and led to %s", got.target, i.target)

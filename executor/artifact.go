@@ -29,6 +29,9 @@ func (x *execution) collectArtifacts() error {
 			}
 		}
 		artifact, err := copyArtifact(root, keep, path)
+		if err == nil && x.local.Keep != nil {
+			err = x.keepArtifact(root, path, artifact)
+		}
 		if err == nil {
 			artifact.Path = x.redact.String(artifact.Path)
 			x.res.Artifacts = append(x.res.Artifacts, artifact)
@@ -43,6 +46,16 @@ func (x *execution) collectArtifacts() error {
 			hint: "--artifacts names a directory that can be written"}
 	}
 	return nil
+}
+
+// keepArtifact hands one file over.
+func (x *execution) keepArtifact(root *os.Root, path string, a Artifact) error {
+	src, err := root.Open(path)
+	if err != nil {
+		return err
+	}
+	defer func() { _ = src.Close() }()
+	return x.local.Keep(a, src)
 }
 
 func openArtifacts(dir string) (*os.Root, error) {

@@ -17,6 +17,9 @@ import (
 func (x *execution) decode(ctx context.Context) error {
 	var canceled *Cancellation
 	var limit *proc.LimitError
+	if errors.Is(x.exit.Cause, context.DeadlineExceeded) {
+		return x.pastDeadline()
+	}
 	if x.exit.Cause != nil && !errors.Is(x.exit.Cause, errTimedOut) && !errors.As(x.exit.Cause, &limit) || errors.As(x.exit.Cause, &canceled) {
 		x.cancel(ctx)
 		if x.exit.Signal != 0 {

@@ -21,7 +21,7 @@ import (
 // non-zero exit, a timeout and a cancellation are results like any other, and
 // attune's own failures are results of status Errored with kind and stage.
 //
-// A context that ends cancels the execution; its cause may be a *Cancellation.
+// A context that ends cancels the execution; its cause may be a *Cancellation. One whose deadline passes is a timeout.
 func (s *Service) Execute(ctx context.Context, req Request, obs Observer) Result {
 	x := s.newExecution(req, obs)
 	defer x.release()
@@ -69,8 +69,8 @@ type execution struct {
 	job         job                 // load
 	values      map[string]any      // validate: parameters with secrets merged over them
 	secrets     map[string]string   // validate: resolved references
-	redact      *redact.Set         // validate
-	protected   map[string]bool     // validate: what redact knows
+	redact      *redact.Set         // the service's, until validate finds secrets of this execution
+	protected   map[string]bool     // validate: the values it added to redact
 	digest      chan digest         // load starts it, finish joins it; nil for a bare script
 	interpreter runtime.Interpreter // detect
 	command     recipe.Command      // environment
@@ -87,7 +87,7 @@ type digest struct {
 }
 
 func (s *Service) newExecution(req Request, obs Observer) *execution {
-	x := &execution{svc: s, req: req, obs: obs, started: time.Now()}
+	x := &execution{svc: s, req: req, obs: obs, started: time.Now(), redact: s.masked}
 	if req.Local != nil {
 		x.local = *req.Local
 	}
@@ -145,8 +145,11 @@ func (x *execution) detect(ctx context.Context) error {
 }
 
 // environment makes sure that the job's environment exists, holds it, and asks
-// its recipe for the command.
+// its recipe for the command. Before that a pinned pack is compared: building runs the pack's code.
 func (x *execution) environment(ctx context.Context) error {
+	if err := x.awaitPin(); err != nil {
+		return err
+	}
 	if err := x.inlineFile(); err != nil {
 		return err
 	}
@@ -197,6 +200,8 @@ func (x *execution) fail(ctx context.Context, err error) {
 	case errors.As(context.Cause(ctx), &canceled) || errors.Is(err, context.Canceled):
 		x.cancel(ctx)
 		return
+	case errors.Is(context.Cause(ctx), context.DeadlineExceeded):
+		f = x.pastDeadline()
 	case errors.As(err, &f):
 	default:
 		f = &failure{kind: "internal", err: err}

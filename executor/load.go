@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"path/filepath"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/google/uuid"
@@ -19,6 +20,7 @@ import (
 type job struct {
 	ref        string       // as in the result
 	pack       *pack.Pack   // nil for a bare script
+	action     *pack.Action // nil for a bare script
 	schema     *pack.Schema // nil for a bare script: any parameter, all strings
 	spec       *runtime.Spec
 	constraint string // of the runtime's version
@@ -61,12 +63,15 @@ func (x *execution) load(context.Context) error {
 	return x.applySettings()
 }
 
-// checkRequest refuses a request that contradicts itself.
-func (x *execution) checkRequest() error {
-	r := &x.req
+func (x *execution) checkRequest() error { return x.req.check() }
+
+// check refuses a request that contradicts itself.
+func (r *Request) check() error {
 	switch {
 	case r.Schema != "" && r.Schema != RequestSchema:
 		return badRequest("", "schema %q is not known here, want %q", r.Schema, RequestSchema)
+	case r.Pack != (PackPin{}) && (r.Pack.Version == "" || r.Pack.Digest == "" || !strings.HasPrefix(r.Action, r.Pack.Ref+".")):
+		return badRequest("a pin has the ref of the action's pack, a version and a digest", "pack %s %s does not go with action %q", r.Pack.Ref, r.Pack.Version, r.Action)
 	case (r.Action == "") == (r.Script == nil):
 		return badRequest("", "a request names either an action or a script")
 	case r.Script != nil && (r.Script.Path == "") == (r.Script.Inline == ""):
@@ -85,7 +90,7 @@ func (x *execution) checkRequest() error {
 }
 
 func (x *execution) loadAction() error {
-	action, err := x.svc.finder.Action(x.req.Action)
+	action, err := x.finder().Action(x.pinned())
 	if err != nil {
 		return packFailure(err)
 	}
@@ -95,12 +100,12 @@ func (x *execution) loadAction() error {
 	for _, p := range action.Warnings {
 		x.warn("%v", p)
 	}
-	spec, err := x.svc.lookup(action.Pack, action.Runtime)
+	spec, err := x.svc.lookup(x.finder(), action.Pack, action.Runtime)
 	if err != nil {
 		return noRuntime(fmt.Errorf("action %s: %w", action.Ref, err))
 	}
 	x.job = job{
-		ref: action.Ref, pack: action.Pack, schema: action.Parameters, spec: spec,
+		ref: action.Ref, pack: action.Pack, action: action, schema: action.Parameters, spec: spec,
 		constraint: first(x.req.RuntimeVersion, action.RuntimeVersion),
 		dir:        action.Pack.Dir, script: action.EntryPoint,
 		delivery: action.Delivery, parameterFormat: action.ParameterFormat,
@@ -113,6 +118,59 @@ func (x *execution) loadAction() error {
 	return nil
 }
 
+// finder looks for packs where the request's door says, then where the service does.
+func (x *execution) finder() pack.Finder {
+	return pack.Finder{Dirs: slices.Concat(x.local.Packs, x.svc.finder.Dirs)}
+}
+
+// pinned is the action's name with the version that was asked for.
+func (x *execution) pinned() string {
+	if x.req.Pack == (PackPin{}) {
+		return x.req.Action
+	}
+	name, _, _ := strings.Cut(x.req.Action, "@")
+	return name + "@=" + x.req.Pack.Version
+}
+
+// awaitPin refuses a pack whose digest is not the one asked for. Nothing of the pack has been run or built yet.
+func (x *execution) awaitPin() error {
+	pin := x.req.Pack
+	if pin == (PackPin{}) || x.job.pack == nil {
+		return nil
+	}
+	if err := x.awaitDigest(); err != nil {
+		return &failure{kind: kindPack, err: fmt.Errorf("digest of pack %s: %w", pin.Ref, err)}
+	}
+	if got := x.res.Pack; got.Ref != pin.Ref || got.Version != pin.Version || got.Digest != pin.Digest {
+		return &failure{kind: kindPack, err: &PinError{Want: pin, Got: PackPin{got.Ref, got.Version, got.Digest}},
+			hint: "the pack was changed after the request was made; ask for what is there now, or bring back what was"}
+	}
+	return nil
+}
+
+// awaitDigest is done when the pack's digest is in the result.
+func (x *execution) awaitDigest() error {
+	switch {
+	case x.res.Pack.Digest != "":
+		return nil
+	case x.digest == nil:
+		text, err := x.job.pack.Digest()
+		x.res.Pack.Digest = text
+		return err
+	}
+	d := <-x.digest
+	x.digest, x.res.Pack.Digest = nil, d.text
+	return d.err
+}
+
+// PinError says that a pack is not the one that was asked for.
+type PinError struct{ Want, Got PackPin }
+
+// Error names both.
+func (e *PinError) Error() string {
+	return fmt.Sprintf("pack %s %s here is %s, and %s %s was asked for", e.Got.Ref, e.Got.Version, e.Got.Digest, e.Want.Version, e.Want.Digest)
+}
+
 // hashPack digests the pack beside the rest of the work; finish waits for it. Where signatures are required the pack is
 // verified before anything of it is used.
 func (x *execution) hashPack(p *pack.Pack) error {
@@ -120,7 +178,7 @@ func (x *execution) hashPack(p *pack.Pack) error {
 	if x.svc.cfg.RequireSignature || x.local.RequireSignature {
 		return x.verifyPack(p)
 	}
-	if x.local.Direct {
+	if x.local.Direct && x.req.Pack == (PackPin{}) {
 		return nil
 	}
 	done := make(chan digest, 1)
@@ -142,12 +200,12 @@ func (x *execution) verifyPack(p *pack.Pack) error {
 }
 
 // lookup finds a runtime by the name that an action of p uses, or with p nil a bare script.
-func (s *Service) lookup(p *pack.Pack, name string) (*runtime.Spec, error) {
+func (s *Service) lookup(f pack.Finder, p *pack.Pack, name string) (*runtime.Spec, error) {
 	catalog, err := s.catalog()
 	if err != nil {
 		return nil, err
 	}
-	spec, err := s.finder.Runtime(catalog, p, name)
+	spec, err := f.Runtime(catalog, p, name)
 	if err != nil {
 		return nil, err
 	}

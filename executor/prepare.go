@@ -40,7 +40,7 @@ type Prepared struct {
 const (
 	PreparedNone    = "none"    // the actions run with the interpreter alone
 	PreparedFailed  = "failed"  // tried again on first use
-	PreparedSkipped = "skipped" // disabled, switched off, or no interpreter here
+	PreparedSkipped = "skipped" // disabled, switched off, refused, or no interpreter here
 )
 
 // PrepareOptions say what Prepare makes ready. The zero value is everything.
@@ -50,6 +50,9 @@ type PrepareOptions struct {
 	Locked      bool           // as Local.Locked
 	Network     recipe.Network // as Local.Network
 	RetryFailed bool           // as Local.RetryFailed
+	// Refuse may be nil; a reason it gives keeps an environment from being built: its row is skipped. The key is the zero Key where
+	// none is needed. It is called by several goroutines at once.
+	Refuse func(row Prepared, key envcache.Key) (reason string)
 	// Progress may be nil; it is told about every build, by several goroutines at once.
 	Progress func(Prepared, envcache.Progress)
 }
@@ -294,6 +297,12 @@ func (p *preparation) make(ctx context.Context, u *unit) {
 	row.describe(u.users)
 	if ctx.Err() != nil {
 		return
+	}
+	if p.opt.Refuse != nil {
+		if reason := p.opt.Refuse(row, u.users[0].plan.key); reason != "" {
+			p.skip(row, reason)
+			return
+		}
 	}
 	begun := time.Now()
 	var env *envcache.Env

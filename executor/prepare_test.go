@@ -288,3 +288,22 @@ func TestAnInterpreterThatVanishesWhileItsEnvironmentIsMade(t *testing.T) {
 	assert.Equal(t, "runtime", result.Error.Kind)
 	assert.Contains(t, result.Error.Message, "the tool.tool at "+path+" vanished after it was found")
 }
+
+func TestWhatIsRefusedIsNotBuilt(t *testing.T) {
+	cfg := Config{Packs: []string{packs(t, together(onlyShell(), pythonPack("one")))}, CacheDir: filepath.Join(t.TempDir(), "cache")}
+	s, err := New(cfg)
+	require.NoError(t, err)
+	rows, err := s.Prepare(context.Background(), PrepareOptions{Actions: []string{"one.six", "p.*"}, Refuse: func(row Prepared, key envcache.Key) string {
+		if row.Key == "" {
+			assert.Empty(t, key.Inputs(""))
+			return ""
+		}
+		assert.True(t, key.PathBound())
+		return "not today"
+	}})
+	require.NoError(t, err)
+	row := rowOf(t, rows, "one.six")
+	assert.Equal(t, PreparedSkipped, row.State)
+	assert.Equal(t, "not today", row.Reason)
+	assert.NoDirExists(t, filepath.Join(cfg.CacheDir, "v1", "envs"))
+}

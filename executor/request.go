@@ -3,6 +3,7 @@ package executor
 import (
 	"encoding/json"
 	"fmt"
+	"io"
 	"os"
 	"path/filepath"
 	"strconv"
@@ -26,6 +27,8 @@ type Request struct {
 	Action string   `json:"action,omitempty"` // "pack.action" or "pack.action@constraint"
 	Script *Script  `json:"script,omitempty"`
 	Args   []string `json:"args,omitempty"`
+	// Pack, if set, is the only one that may run: the version of the action's pack, and its digest.
+	Pack PackPin `json:"pack,omitzero"`
 
 	Parameters map[string]any    `json:"parameters,omitempty"` // JSON values, numbers as json.Number
 	Secrets    map[string]string `json:"secrets,omitempty"`    // name → reference, "env:API_KEY"
@@ -49,6 +52,13 @@ type Request struct {
 	Context          Context          `json:"context,omitzero"`
 
 	Local *Local `json:"-"`
+}
+
+// PackPin names one version of a pack. Digest is as pack.Pack.Digest gives it.
+type PackPin struct {
+	Ref     string `json:"ref"`
+	Version string `json:"version"`
+	Digest  string `json:"digest"`
 }
 
 // Script is code that belongs to no pack: a file, or Inline code with the name
@@ -83,9 +93,16 @@ type Local struct {
 	Arguments    []Argument
 	OutputFormat string // overrides a script's output format
 	Artifacts    string // directory that receives a copy of the artifacts
-	Locked       bool
-	Network      recipe.Network
-	RetryFailed  bool // build although a failure is remembered
+	// Keep is handed each artifact and its content once no process of the execution is left; nil keeps none. An error fails the
+	// execution.
+	Keep func(a Artifact, content io.Reader) error
+	// Remote says that the request came from elsewhere: Config.Providers bound its secrets. What else is set here is the
+	// door's own choice, none of the request's.
+	Remote      bool
+	Packs       []string // directories of packs, looked in before the service's
+	Locked      bool
+	Network     recipe.Network
+	RetryFailed bool // build although a failure is remembered
 	// Direct says that nobody keeps the result document. The observer's files are then handed to the child itself where
 	// nothing needs to read the output on its way (no secret, no structured output), and the pack is not digested.
 	Direct bool

@@ -1,6 +1,7 @@
 package executor
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -74,7 +75,7 @@ func (x *execution) childSpec() (proc.Spec, error) {
 	spec := proc.Spec{
 		Argv: argv, Env: env, Dir: dir, Stdin: stdin,
 		Foreground: x.job.settings.profile == Host,
-		Grace:      x.local.Grace, Force: x.local.Force, Secrets: x.redact,
+		Grace:      cmp.Or(x.local.Grace, x.svc.cfg.Grace), Force: x.local.Force, Secrets: x.redact,
 		Started: func(pid int) { x.event(Event{Kind: ProcessStarted, Stage: stageRun, PID: pid}) },
 	}
 	spec.Isolation, spec.Limits = x.isolation(dir), x.job.bounds
@@ -229,6 +230,15 @@ func (x *execution) writePrivate(name, content string) error {
 
 func (x *execution) privatePath(name string) string {
 	return filepath.Join(x.private.Path, name)
+}
+
+// pastDeadline is the end of an execution whose caller had no more time.
+func (x *execution) pastDeadline() *failure {
+	if x.exit.Signal != 0 {
+		x.res.Signal = signalName(x.exit.Signal)
+	}
+	return &failure{kind: kindTimeout, status: TimedOut, exit: ExitTimedOut,
+		err: fmt.Errorf("%s had not ended when its caller's time was over", x.res.Action)}
 }
 
 // ended says how the child's end becomes the result's status; nil when it exited with 0.

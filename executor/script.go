@@ -42,7 +42,7 @@ func (x *execution) loadScript() error {
 }
 
 func (x *execution) loadInline() error {
-	spec, err := x.svc.lookup(nil, first(x.req.Script.Runtime, "shell"))
+	spec, err := x.svc.lookup(x.finder(), nil, first(x.req.Script.Runtime, "shell"))
 	if err != nil {
 		return noRuntime(err)
 	}
@@ -114,7 +114,7 @@ func (x *execution) scriptRuntime(path string) error {
 		return &failure{kind: kindRequest, exit: ExitNoRuntime, err: fmt.Errorf("read script %s: %w", x.req.Script.Path, err)}
 	}
 	if name := x.req.Script.Runtime; name != "" {
-		spec, err := x.svc.lookup(nil, name)
+		spec, err := x.svc.lookup(x.finder(), nil, name)
 		if err != nil {
 			return noRuntime(err)
 		}
@@ -130,7 +130,7 @@ func (x *execution) scriptRuntime(path string) error {
 		return noRuntime(err)
 	}
 	if spec, found := catalog.ByExtension(filepath.Ext(path)); found {
-		if x.job.spec, err = x.svc.lookup(nil, spec.Name); err != nil {
+		if x.job.spec, err = x.svc.lookup(x.finder(), nil, spec.Name); err != nil {
 			return noRuntime(err)
 		}
 		return nil
@@ -157,7 +157,7 @@ func (x *execution) useShebang(b shebang) error {
 	if name == "" {
 		return x.useNative()
 	}
-	spec, err := x.svc.lookup(nil, name)
+	spec, err := x.svc.lookup(x.finder(), nil, name)
 	if err != nil {
 		return noRuntime(err)
 	}
@@ -173,7 +173,7 @@ func (x *execution) useShebang(b shebang) error {
 }
 
 func (x *execution) useNative() error {
-	spec, err := x.svc.lookup(nil, "native")
+	spec, err := x.svc.lookup(x.finder(), nil, "native")
 	if err != nil {
 		return noRuntime(err)
 	}

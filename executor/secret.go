@@ -60,8 +60,8 @@ func (x *execution) resolveSecrets(ctx context.Context) error {
 	return nil
 }
 
-// Secrets resolves references, name → reference, all at the same time. Requests from elsewhere, local == nil, are bound to the
-// operator's Providers. The error names every reference that leads nowhere; no error holds a value.
+// Secrets resolves references, name → reference, all at the same time. Requests from elsewhere, with a local that is nil or Remote, are
+// bound to the operator's Providers. The error names every reference that leads nowhere; no error holds a value.
 func (s *Service) Secrets(ctx context.Context, references map[string]string, local *Local) (map[string]string, error) {
 	values := make(map[string]string, len(references))
 	if len(references) == 0 {
@@ -69,7 +69,7 @@ func (s *Service) Secrets(ctx context.Context, references map[string]string, loc
 	}
 	proc.Harden() // from here on memory holds what no core dump may
 	r := &resolver{cfg: &s.cfg, env: environment(s.cfg.Environ), sources: map[string]*source{}}
-	if r.remote = local == nil; !r.remote {
+	if r.remote = local == nil || local.Remote; !r.remote {
 		r.local = *local
 	}
 	names := sortedKeys(references)

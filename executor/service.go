@@ -16,6 +16,7 @@ import (
 
 	"github.com/attune-run/attune/detect"
 	"github.com/attune-run/attune/envcache"
+	"github.com/attune-run/attune/internal/redact"
 	"github.com/attune-run/attune/pack"
 	"github.com/attune-run/attune/proc"
 	"github.com/attune-run/attune/recipe"
@@ -31,9 +32,11 @@ type Config struct {
 	// hold. LayerOwners are uids they may belong to beside root and the caller.
 	Layers      []string
 	LayerOwners []int
-	Shared      bool   // CacheDir belongs to a group: every member may build and prune
-	Readable    bool   // a CacheDir that is made now can be read by everybody: it will be a layer
-	TempDir     string // base of private directories; empty means <os.TempDir>/attune-<uid>
+	Shared      bool // CacheDir belongs to a group: every member may build and prune
+	Readable    bool // a CacheDir that is made now can be read by everybody: it will be a layer
+	// Reproducible makes a CacheDir that is filled once, and then baked, the same each time.
+	Reproducible bool
+	TempDir      string // base of private directories; empty means <os.TempDir>/attune-<uid>
 
 	Environ  []string // the host's environment; nil means os.Environ()
 	Runtimes string   // restricts the runtimes, as ATTUNE_WORKER_RUNTIMES; empty means all
@@ -51,6 +54,8 @@ type Config struct {
 	ResultMax      int64          // bytes of structured output; zero means 16 MiB
 	CaptureMax     int            // bytes of each captured stream; zero means 1 MiB
 	Worker         string
+	Grace          time.Duration // from SIGTERM to SIGKILL, unless a request says otherwise; zero means proc.DefaultGrace
+	Masked         []string      // values that are masked in whatever any execution prints or returns
 	// RuntimeFiles say what runtimes this host has, the last wins; those that are not there say nothing. Nil means
 	// detect.HostFiles of the working directory the service is made in.
 	RuntimeFiles []string
@@ -92,6 +97,7 @@ type Service struct {
 	finder   pack.Finder
 	detector *detect.Detector
 	prepared []Prepared
+	masked   *redact.Set // Config.Masked, shared by all executions that have no secret of their own
 
 	storeOnce sync.Once // the store is opened by the first execution that needs an environment
 	store     *envcache.Store
@@ -139,11 +145,12 @@ func New(cfg Config) (*Service, error) {
 		catalog:  sync.OnceValues(func() (runtime.Catalog, error) { return catalog(cfg.RuntimeFiles) }),
 		finder:   pack.Finder{Dirs: cfg.Packs},
 		detector: detect.New(options),
+		masked:   redact.New(cfg.Masked...),
 	}, nil
 }
 
 func (c *Config) storeOptions() envcache.Options {
-	return envcache.Options{Layers: c.Layers, LayerOwners: c.LayerOwners, Shared: c.Shared, Readable: c.Readable}
+	return envcache.Options{Layers: c.Layers, LayerOwners: c.LayerOwners, Shared: c.Shared, Readable: c.Readable, Reproducible: c.Reproducible}
 }
 
 // Start prepares what the mode asks for. In worker mode everything that could not be
@@ -162,6 +169,9 @@ func (s *Service) Start(ctx context.Context) error {
 
 // Prepared is the table of what worker mode prepared at Start, as Prepare gives it.
 func (s *Service) Prepared() []Prepared { return s.prepared }
+
+// Mode is "worker" or "agent".
+func (s *Service) Mode() string { return s.cfg.Mode.String() }
 
 // Store opens the environment store, once.
 func (s *Service) Store() (*envcache.Store, error) {

@@ -72,16 +72,21 @@ func misreadOr(misread []pack.Violation, err error) error {
 	return parameterFailure(all)
 }
 
-// arguments are the request's parameters with those of the command line read by
-// their declared types and laid over them.
+// arguments are the request's parameters with those of the command line laid over them.
 func (x *execution) arguments() (given map[string]any, misread []pack.Violation) {
-	given = maps.Clone(x.req.Parameters)
+	return readArguments(x.job.schema, x.req.Parameters, x.local.Arguments)
+}
+
+// readArguments reads what was typed by its declared type, and lays it over what was given as values. A nil schema is a bare
+// script's.
+func readArguments(schema *pack.Schema, parameters map[string]any, arguments []Argument) (given map[string]any, misread []pack.Violation) {
+	given = maps.Clone(parameters)
 	if given == nil {
 		given = map[string]any{}
 	}
 	typed := map[string]any{}
-	for _, a := range x.local.Arguments {
-		value, err := x.argument(a, typed[a.Name])
+	for _, a := range arguments {
+		value, err := readArgument(schema, a, typed[a.Name])
 		if err != nil {
 			misread = append(misread, pack.Violation{Path: a.Name, Message: err.Error()})
 			continue
@@ -92,8 +97,7 @@ func (x *execution) arguments() (given map[string]any, misread []pack.Violation)
 	return given, misread
 }
 
-func (x *execution) argument(a Argument, before any) (any, error) {
-	schema := x.job.schema
+func readArgument(schema *pack.Schema, a Argument, before any) (any, error) {
 	if schema != nil && schema.IsSecret(a.Name) {
 		return nil, errors.New("is a secret: its value would be visible in the process list; use --secret " + a.Name + "=env:NAME, or --params-file")
 	}
@@ -118,8 +122,8 @@ func (x *execution) argument(a Argument, before any) (any, error) {
 // protect makes every resolved secret, and every value of a secret parameter, one that is masked. It is called before and after
 // defaults are filled in.
 func (x *execution) protect(values map[string]any) {
-	if x.redact == nil {
-		x.redact, x.protected = redact.New(), map[string]bool{}
+	if x.protected == nil {
+		x.protected = map[string]bool{}
 	}
 	for _, name := range sortedKeys(x.secrets) {
 		x.protectValue(name, x.secrets[name])
@@ -138,6 +142,9 @@ func (x *execution) protectValue(name, value string) {
 		return
 	}
 	x.protected[value] = true
+	if x.redact == x.svc.masked {
+		x.redact = redact.New(x.svc.cfg.Masked...)
+	}
 	switch x.redact.Add(value) {
 	case redact.TooShort:
 		x.warn("secret %s is too short to be masked in the output: it has under %d bytes", name, redact.MinLength)
@@ -156,44 +163,62 @@ func (x *execution) tellSecrets() {
 
 // checkVariables refuses variables the child could not get or that are attune's own.
 func (x *execution) checkVariables() error {
-	for _, name := range slices.Concat(sortedKeys(x.req.Env), sortedKeys(x.job.env), x.req.SecretEnv) {
-		switch {
-		case name == "" || strings.ContainsAny(name, "=\x00"):
-			return badRequest("", "env: %q is not the name of a variable", name)
-		case strings.HasPrefix(name, "ATTUNE_"):
-			return badRequest("choose another name", "env: %s: the prefix ATTUNE_ is reserved", name)
-		case strings.Contains(x.req.Env[name], "\x00") || strings.Contains(x.job.env[name], "\x00"):
-			return badRequest("variables cannot hold one; pass it as a parameter", "env: %s holds a NUL byte", name)
-		}
+	if err := checkVariables(x.job.env); err != nil {
+		return err
 	}
-	for _, arg := range x.req.Args {
+	return x.req.checkNames(x.job.ref, x.job.schema)
+}
+
+// checkNames refuses variables, arguments and secrets that the child could not get.
+func (r *Request) checkNames(ref string, schema *pack.Schema) error {
+	if err := checkVariables(r.Env); err != nil {
+		return err
+	}
+	for _, arg := range r.Args {
 		if strings.Contains(arg, "\x00") {
 			return badRequest("arguments cannot hold one; pass it as a parameter", "argument %q holds a NUL byte", arg)
 		}
 	}
-	for _, name := range x.req.SecretEnv {
-		if _, ok := x.req.Secrets[name]; !ok {
+	for _, name := range r.SecretEnv {
+		if err := checkVariables(map[string]string{name: ""}); err != nil {
+			return err
+		}
+		if _, ok := r.Secrets[name]; !ok {
 			return badRequest("add secrets."+name, "secret_env: there is no secret %s", name)
 		}
 	}
-	if x.job.schema == nil {
+	if schema == nil {
 		return nil
 	}
-	for _, name := range sortedKeys(x.req.Secrets) {
-		if !slices.Contains(x.req.SecretEnv, name) && !x.job.schema.IsSecret(name) {
-			return x.undeclaredSecret(name)
+	for _, name := range sortedKeys(r.Secrets) {
+		if !slices.Contains(r.SecretEnv, name) && !schema.IsSecret(name) {
+			return undeclaredSecret(ref, schema, name)
 		}
 	}
 	return nil
 }
 
-func (x *execution) undeclaredSecret(name string) error {
-	declared := x.job.schema.Secrets()
+func checkVariables(env map[string]string) error {
+	for _, name := range sortedKeys(env) {
+		switch {
+		case name == "" || strings.ContainsAny(name, "=\x00"):
+			return badRequest("", "env: %q is not the name of a variable", name)
+		case strings.HasPrefix(name, "ATTUNE_"):
+			return badRequest("choose another name", "env: %s: the prefix ATTUNE_ is reserved", name)
+		case strings.Contains(env[name], "\x00"):
+			return badRequest("variables cannot hold one; pass it as a parameter", "env: %s holds a NUL byte", name)
+		}
+	}
+	return nil
+}
+
+func undeclaredSecret(ref string, schema *pack.Schema, name string) error {
+	declared := schema.Secrets()
 	hint := "a secret fills a parameter declared `secret: true`, or a variable named with --secret-env"
 	if near := nearest.Name(name, declared); near != "" {
 		hint = "did you mean " + near + "?"
 	}
-	return &failure{kind: kindSecret, hint: hint, err: fmt.Errorf("%s declares no secret parameter %s", x.job.ref, name)}
+	return &failure{kind: kindSecret, hint: hint, err: fmt.Errorf("%s declares no secret parameter %s", ref, name)}
 }
 
 func parameterFailure(err error) error {

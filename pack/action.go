@@ -41,11 +41,10 @@ type Action struct {
 	// IsolationNetwork is "host" or "none"; empty: the default.
 	IsolationNetwork string
 	Limits           map[string]any
-	Retries          map[string]any
-	Placement        map[string]any // worker_selector and its like, as they stand
+	Retries          Retries
+	Concurrency      int // how many of it the pool runs at once; zero: any number
+	Placement        Placement
 }
-
-var placementKeys = []string{"worker_selector", "worker_tolerations", "worker_affinity", "required_worker_runtimes"}
 
 func (p *Pack) readAction(doc *yamldoc.Doc, name string) (*Action, error) {
 	root := doc.Root()
@@ -57,7 +56,7 @@ func (p *Pack) readAction(doc *yamldoc.Doc, name string) (*Action, error) {
 		ParameterFormat: choice(root, "parameter_format", "json", "dotenv", "yaml"),
 		OutputFormat:    choice(root, "output_format", "text", "json", "yaml", "jsonl"),
 		PassEnv:         root.List("pass_env"), Cwd: choice(root, "cwd", "pack", "caller", "workspace"),
-		Isolation: root.Text("isolation"), IsolationNetwork: root.Text("isolation_network"), Env: variables(root), Placement: map[string]any{},
+		Isolation: root.Text("isolation"), IsolationNetwork: root.Text("isolation_network"), Env: variables(root),
 	}
 	if a.Label == "" {
 		a.Label = name
@@ -68,12 +67,7 @@ func (p *Pack) readAction(doc *yamldoc.Doc, name string) (*Action, error) {
 	a.readOutput(doc, root)
 	a.Timeout = duration(root, "timeout")
 	a.Limits, _ = root.Value("limits").(map[string]any)
-	a.Retries, _ = root.Value("retries").(map[string]any)
-	for _, key := range placementKeys {
-		if value := root.Value(key); value != nil {
-			a.Placement[key] = value
-		}
-	}
+	a.Retries, a.Concurrency, a.Placement = readRetries(root), readConcurrency(root), readPlacement(root)
 	switch want := p.Ref + "." + name; {
 	case a.Ref == "":
 		root.Fail("ref", "ref is missing; it is %s", want)

@@ -90,3 +90,20 @@ func undigested(name string) bool {
 	}
 	return path.Ext(name) == ".pyc"
 }
+
+// Files lists the pack's files and links, sorted, with slashes: those that its digest covers, and its signature.
+func (p *Pack) Files() ([]string, error) {
+	var names []string
+	err := fs.WalkDir(os.DirFS(p.Dir), ".", func(name string, entry fs.DirEntry, err error) error {
+		switch {
+		case err != nil:
+			return err
+		case undigested(name) && entry.IsDir():
+			return fs.SkipDir
+		case !entry.IsDir() && !undigested(name):
+			names = append(names, name)
+		}
+		return nil
+	})
+	return names, err
+}

@@ -308,3 +308,17 @@ func TestDocumentedRuntimes(t *testing.T) {
 	require.True(t, ok)
 	assert.Equal(t, "/opt/py/bin/python3", spec.Interpreter.Binary)
 }
+
+func TestFilesAreThoseOfTheDigest(t *testing.T) {
+	dir := filepath.Join(t.TempDir(), "p")
+	for _, name := range []string{"pack.yaml", "actions/a.sh", "pack.sig", ".git/config", "lib/__pycache__/m.cpython-313.pyc", "lib/m.pyc", "lib/m.py"} {
+		require.NoError(t, os.MkdirAll(filepath.Dir(filepath.Join(dir, name)), 0o755))
+		require.NoError(t, os.WriteFile(filepath.Join(dir, name), []byte("ref: p\nversion: 1.0.0\n"), 0o644))
+	}
+	require.NoError(t, os.Symlink("m.py", filepath.Join(dir, "lib", "n.py")))
+	p, err := Load(dir)
+	require.NoError(t, err)
+	names, err := p.Files()
+	require.NoError(t, err)
+	assert.Equal(t, []string{"actions/a.sh", "lib/m.py", "lib/n.py", "pack.sig", "pack.yaml"}, names)
+}

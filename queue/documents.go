@@ -80,6 +80,7 @@ type Record struct {
 	Route       string          `json:"route"`
 	Priority    Priority        `json:"priority,omitempty"`
 	Requirement json.RawMessage `json:"requirement"`
+	Affinity    json.RawMessage `json:"affinity,omitempty"` // which of the workers able to run it should; in the words of whoever computes them
 	NotBefore   time.Time       `json:"not_before,omitzero"`
 	Waits       string          `json:"waits,omitempty"` // why it is parked: one of the Waits
 	Limit       int             `json:"limit,omitempty"` // how many of its action may be queued or run at once; 0 means any number
@@ -133,6 +134,9 @@ type CatalogEntry struct {
 	Action      string          `json:"action"` // "pack.name"
 	Pack        Pin             `json:"pack"`
 	Requirement json.RawMessage `json:"requirement"` // of a request that asks for nothing more
+	// Parameters is the action's schema, so that a submitter can read and check parameters: JSON Schema with "secret",
+	// "position" and "immutable" in the definitions. Null means unknown: nothing is checked before the worker does.
+	Parameters json.RawMessage `json:"parameters,omitempty"`
 	// Action's own defaults, for the record.
 	Retries   int             `json:"retries,omitempty"`
 	BackoffMS int64           `json:"backoff_ms,omitempty"`
@@ -230,7 +234,22 @@ type DeadLetter struct {
 // LimitEntry says which executions of an action hold its places.
 type LimitEntry struct {
 	Max     int      `json:"max"`
-	Holders []string `json:"holders"` // execution ids
+	Holders []string `json:"holders"` // "<execution id>.<attempt it is held for>"
+}
+
+// SubmitQuestion is what is asked on SubmitTopic. Submission is the text of one; where nothing is signed its id, schema and pack
+// may be missing and are filled in.
+type SubmitQuestion struct {
+	Submission string     `json:"submission"`
+	Signature  *Signature `json:"signature,omitempty"`
+}
+
+// SubmitAnswer is what became of it: Error is empty when it was accepted.
+type SubmitAnswer struct {
+	ID    string `json:"id,omitempty"`
+	State State  `json:"state,omitempty"`
+	Error string `json:"error,omitempty"`
+	Hint  string `json:"hint,omitempty"`
 }
 
 // PackEntry is a pack that was pushed.

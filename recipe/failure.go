@@ -55,7 +55,7 @@ var (
 		`\b(?:EAI_AGAIN|ENOTFOUND|ETIMEDOUT|ESOCKETTIMEDOUT|ECONNREFUSED|ECONNRESET|EPIPE|ENETUNREACH|EHOSTUNREACH)\b|` +
 		`timed? ?out|connection (?:refused|reset|aborted|error|broken)|socket hang up|unexpected EOF|authentication failed|authorization failed|` +
 		`network is unreachable|no route to host|tls handshake|remote end closed|IncompleteRead|` +
-		`could not reach host|could(?:n't| not) connect|timeout was reached|Finding .* on (?:cpanmetadb|mirror https?://\S+) failed|` +
+		`could not reach host|could(?:n't| not) connect|timeout was reached|Finding .* on (?:cpanmetadb|mirror https?://\S+) failed|opening compressed index|` +
 		`newconnectionerror|max retries exceeded|failed to fetch|error sending request|` +
 		`\b(?:401|403|407|408|425|429|500|502|503|504)\b[ :]*(?:client error|server error|unauthorized|forbidden|proxy auth|too many|internal|bad gateway|service|gateway)|` +
 		`status(?: code)?: (?:401|403|407|408|425|429|5\d\d)|HTTP (?:status )?(?:error )?(?:code )?:?(?:\w+ )*\(?(?:401|403|407|408|425|429|5\d\d)|ERR_PNPM_FETCH_(?:401|403|407|408|425|429|5\d\d)|E(?:401|403|407|429|5\d\d)\b`)

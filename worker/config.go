@@ -3,6 +3,7 @@
 package worker
 
 import (
+	"cmp"
 	"context"
 	"log/slog"
 	"time"
@@ -41,6 +42,18 @@ type Timing struct {
 	Scheduler  time.Duration // 1 s: how late what is due may be
 	Reconcile  time.Duration // 5 s: how long a queued record may be without a message
 	Unroutable time.Duration // 10 min: how long a request waits for a worker able to run it
+	Lease      time.Duration // 10 s: how long a scheduler that is not heard of keeps its role
+}
+
+// WithDefaults fills in what is zero.
+func (t Timing) WithDefaults() Timing {
+	t.Heartbeat = cmp.Or(t.Heartbeat, 15*time.Second)
+	t.Fence = cmp.Or(t.Fence, 45*time.Second)
+	t.Scheduler = cmp.Or(t.Scheduler, time.Second)
+	t.Reconcile = cmp.Or(t.Reconcile, 5*time.Second)
+	t.Unroutable = cmp.Or(t.Unroutable, defaultUnroutable)
+	t.Lease = cmp.Or(t.Lease, 10*time.Second)
+	return t
 }
 
 // Observer is told what happens to executions, for metrics. Its methods must not block.

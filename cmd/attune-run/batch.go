@@ -17,7 +17,10 @@ import (
 	"github.com/attune-run/attune/executor"
 	"github.com/attune-run/attune/internal/batch"
 	"github.com/attune-run/attune/internal/ci"
+	"github.com/attune-run/attune/internal/config"
 	"github.com/attune-run/attune/internal/report"
+	"github.com/attune-run/attune/internal/requestflags"
+	"github.com/attune-run/attune/internal/show"
 	"github.com/attune-run/attune/pack"
 )
 
@@ -74,7 +77,7 @@ func (c *batchCmd) Run(a *app) error {
 		return err
 	}
 	defer b.close()
-	if err := checkActions(pack.Finder{Dirs: b.cfg.packs}, plan); err != nil {
+	if err := checkActions(pack.Finder{Dirs: b.cfg.Packs}, plan); err != nil {
 		return err
 	}
 	b.artifacts = c.Artifacts
@@ -95,7 +98,7 @@ func (c *batchCmd) read(a *app) (*batch.Plan, error) {
 	if c.KeepGoing && c.FailFast {
 		return nil, errors.New("--keep-going and --fail-fast exclude each other")
 	}
-	data, err := readInput(c.Plan, a.std.in)
+	data, err := requestflags.ReadInput(c.Plan, a.std.in)
 	if err != nil {
 		return nil, fmt.Errorf("plan: %w", err)
 	}
@@ -145,7 +148,7 @@ type running struct {
 	a         *app
 	flags     batchFlags
 	title     string
-	cfg       config
+	cfg       config.Config
 	service   *executor.Service
 	reports   *reports
 	view      view
@@ -200,7 +203,7 @@ func (b *running) run(plan *batch.Plan, keepGoing bool) (*report.Run, error) {
 		}
 	}
 	ctx, force := signals(b.a.ctx)
-	b.local.Force, b.local.Grace = force, cmp.Or(time.Duration(b.flags.Grace), b.cfg.grace())
+	b.local.Force, b.local.Grace = force, cmp.Or(time.Duration(b.flags.Grace), grace())
 	run := &report.Run{Title: b.title, Started: time.Now()}
 	run.Executions = batch.Run(ctx, plan, batch.Options{
 		Concurrency: cmp.Or(b.flags.Concurrency, plan.Concurrency, runtime.NumCPU()), KeepGoing: keepGoing,
@@ -347,7 +350,7 @@ const plainWidth = 160
 
 // summaryTable prints one line for each execution, cut to the terminal's width, and the totals. Messages may hold what actions printed.
 func summaryTable(w io.Writer, run *report.Run, messages bool, paint func(report.Outcome, string) string) {
-	width, is := terminal(w)
+	width, is := show.Terminal(w)
 	if !is {
 		width = plainWidth
 	}
@@ -357,15 +360,15 @@ func summaryTable(w io.Writer, run *report.Run, messages bool, paint func(report
 	}
 	for i := range run.Executions {
 		e := &run.Executions[i]
-		line := fmt.Sprintf("%-*s  %-9s  %8s", longest, printable(e.Name), e.Status(), e.Duration().Round(time.Millisecond))
+		line := fmt.Sprintf("%-*s  %-9s  %8s", longest, show.Printable(e.Name), e.Status(), e.Duration().Round(time.Millisecond))
 		if state := e.Result.Environment.State; e.Skipped == "" && state != "none" {
 			line += "  environment " + state
 		}
 		if message := e.Message(); message != "" && (messages || e.Skipped != "") {
 			first, _, _ := strings.Cut(message, "\n")
-			line += "  " + printable(first)
+			line += "  " + show.Printable(first)
 		}
-		_, _ = fmt.Fprintln(w, paint(e.Outcome(), cut(line, width)))
+		_, _ = fmt.Fprintln(w, paint(e.Outcome(), show.Cut(line, width)))
 	}
 	_, _ = fmt.Fprintln(w, ci.Totals(run))
 }

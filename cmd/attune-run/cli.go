@@ -14,7 +14,9 @@ import (
 	"github.com/alecthomas/kong"
 
 	"github.com/attune-run/attune/executor"
+	"github.com/attune-run/attune/internal/config"
 	"github.com/attune-run/attune/internal/nearest"
+	"github.com/attune-run/attune/internal/requestflags"
 )
 
 // cli is what is true of every command; the rest stands with its command.
@@ -38,6 +40,8 @@ var commands = []command{
 	{"runtimes", "Show the runtimes attune knows.", func() any { return &runtimesCmd{} }},
 	{"pack", "List, show, check and create packs.", func() any { return &packCmd{} }},
 	{"env", "List, show, warm, check, move and remove environments.", func() any { return &envCmd{} }},
+	{"bundle", "Make a function of packs, with their environments, for AWS Lambda.", func() any { return &bundleCmd{} }},
+	{"lambda", "Run a bundle on this machine; the rest is attune-lambda's.", func() any { return &lambdaCmd{} }},
 	{"doctor", "Show what isolation and which limits this machine offers.", func() any { return &doctorCmd{} }},
 	{"config", "Show the configuration and where each value comes from.", func() any { return &configCmd{} }},
 	{"version", "Show the version.", func() any { return &versionCmd{} }},
@@ -78,6 +82,10 @@ type globals struct {
 	Shared bool     `help:"The cache belongs to its group. [$ATTUNE_SHARED]"`
 }
 
+func (g globals) flags() config.Flags {
+	return config.Flags{Packs: g.Packs, Cache: g.Cache, Layers: g.Layer, Shared: g.Shared}
+}
+
 // app is what a command works with.
 type app struct {
 	ctx    context.Context
@@ -88,14 +96,14 @@ type app struct {
 }
 
 // service makes the engine from the configuration, in agent mode.
-func (a *app) service() (*executor.Service, config, error) {
-	cfg, err := loadConfig(a.cli.globals, os.Environ())
+func (a *app) service() (*executor.Service, config.Config, error) {
+	cfg, err := config.Load(a.cli.flags(), config.Defaults{}, os.Environ())
 	if err != nil {
-		return nil, config{}, err
+		return nil, config.Config{}, err
 	}
-	service, err := executor.New(cfg.executor())
+	service, err := executor.New(cfg.Executor())
 	if err != nil {
-		return nil, config{}, err
+		return nil, config.Config{}, err
 	}
 	return service, cfg, service.Start(a.ctx)
 }
@@ -126,7 +134,7 @@ func normalize(model *kong.Application, args []string) ([]string, error) {
 	} else {
 		return args, nil
 	}
-	if at < len(args) && isScript(args[at]) && (at == 0 || args[at-1] != "--") {
+	if at < len(args) && requestflags.IsScript(args[at]) && (at == 0 || args[at-1] != "--") {
 		args = slices.Insert(slices.Clone(args), at+1, "--")
 	}
 	return args, nil
@@ -168,17 +176,7 @@ func valueFlags(nodes ...*kong.Node) map[string]bool {
 }
 
 func runnable(word string) bool {
-	return strings.ContainsAny(word, "./") || isFile(word)
-}
-
-// isScript tells a script from an action: a path, or a file that is there.
-func isScript(word string) bool {
-	return strings.Contains(word, "/") || isFile(word)
-}
-
-func isFile(path string) bool {
-	info, err := os.Stat(path)
-	return err == nil && !info.IsDir()
+	return strings.ContainsAny(word, "./") || requestflags.IsFile(word)
 }
 
 func unknownCommand(word string) error {
@@ -193,9 +191,10 @@ func unknownCommand(word string) error {
 }
 
 // sibling starts attune-worker or attune-lambda from beside this binary when called as
-// `attune worker …`, as git does with its commands.
+// `attune worker …`, as git does with its commands. `attune lambda invoke` is this program's own: what runs in a function has no
+// use for it.
 func sibling(name string, args []string) (int, bool) {
-	if len(args) == 0 || (args[0] != "worker" && args[0] != "lambda") || isFile(args[0]) {
+	if len(args) == 0 || (args[0] != "worker" && args[0] != "lambda") || requestflags.IsFile(args[0]) || len(args) > 1 && args[0] == "lambda" && args[1] == "invoke" {
 		return 0, false
 	}
 	self, err := os.Executable()

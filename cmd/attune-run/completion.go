@@ -10,6 +10,7 @@ import (
 	"github.com/posener/complete"
 	"github.com/willabides/kongplete"
 
+	"github.com/attune-run/attune/internal/config"
 	"github.com/attune-run/attune/pack"
 )
 
@@ -50,11 +51,11 @@ func impliedRun() {
 }
 
 func installedPacks() []*pack.Pack {
-	cfg, err := loadConfig(globals{}, os.Environ())
+	cfg, err := config.Load(config.Flags{}, config.Defaults{}, os.Environ())
 	if err != nil {
 		return nil
 	}
-	packs, _ := pack.Finder{Dirs: cfg.packs}.List()
+	packs, _ := pack.Finder{Dirs: cfg.Packs}.List()
 	return packs
 }
 

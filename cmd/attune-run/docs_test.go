@@ -15,7 +15,7 @@ import (
 // TestDocsAreTrue runs the commands of each page's console blocks, in order, in one shell, and compares what they
 // print; "..." stands for anything.
 func TestDocsAreTrue(t *testing.T) {
-	for _, page := range []string{"quick-start.md", "environments.md", "batch.md", "ci.md"} {
+	for _, page := range []string{"quick-start.md", "environments.md", "batch.md", "ci.md", "lambda.md"} {
 		t.Run(page, func(t *testing.T) { pageIsTrue(t, page) })
 	}
 }
@@ -28,6 +28,7 @@ func pageIsTrue(t *testing.T, page string) {
 	require.NoError(t, err)
 	a.write("show.sh", "read -r document\ntoken=${document#*:\\\"}\necho \"the token is ${token%\\\"*}\"\n")
 	a.env = append(a.env, "ATTUNE_PACKS="+a.dir+"/packs:"+packs)
+	bootstrap(t, own)
 	var script strings.Builder
 	var expected []string
 	for _, block := range regexp.MustCompile("(?s)```console\n(.*?)```").FindAllStringSubmatch(string(text), -1) {
@@ -46,6 +47,19 @@ func pageIsTrue(t *testing.T, page string) {
 	for i, want := range expected {
 		pattern := "(?s)^" + strings.ReplaceAll(regexp.QuoteMeta(want), `\.\.\.`, ".*") + "$"
 		assert.Regexp(t, pattern, strings.TrimRight(steps[i], "\n"))
+	}
+}
+
+// Every variable that attune-lambda --help names is explained.
+func TestTheVariablesOfAFunctionAreDocumented(t *testing.T) {
+	help, err := exec.Command(bootstrap(t, own), "--help").Output()
+	require.NoError(t, err)
+	page, err := os.ReadFile("../../docs/lambda.md")
+	require.NoError(t, err)
+	names := regexp.MustCompile(`\b(ATTUNE|AWS)_[A-Z_]*[A-Z]\b`).FindAllString(string(help), -1)
+	require.NotEmpty(t, names)
+	for _, name := range names {
+		assert.Contains(t, string(page), "`"+name+"`")
 	}
 }
 

@@ -9,11 +9,12 @@ import (
 	"strings"
 	"time"
 
-	"github.com/docker/go-units"
 	"github.com/google/renameio/v2"
 
 	"github.com/attune-run/attune/envcache"
 	"github.com/attune-run/attune/executor"
+	"github.com/attune-run/attune/internal/config"
+	"github.com/attune-run/attune/internal/show"
 	"github.com/attune-run/attune/recipe"
 )
 
@@ -41,7 +42,7 @@ func (a *app) store() (*envcache.Store, error) {
 	return service.Store()
 }
 
-type envListCmd struct{ format }
+type envListCmd struct{ show.Format }
 
 // Run lists what the store holds.
 func (c *envListCmd) Run(a *app) error {
@@ -55,17 +56,9 @@ func (c *envListCmd) Run(a *app) error {
 	}
 	rows := make([][]string, 0, len(infos))
 	for _, i := range infos {
-		rows = append(rows, []string{i.ID, i.State, kind(i), i.Interpreter.Version, byteSize(i.Size), age(i.LastUsed), users(i), i.Layer})
+		rows = append(rows, []string{i.ID, i.State, kind(i), i.Interpreter.Version, show.Size(i.Size), show.Age(i.LastUsed), users(i), i.Layer})
 	}
-	return c.show(a.std.out, orEmpty(infos), []string{"KEY", "STATE", "KIND", "INTERPRETER", "SIZE", "LAST USED", "USED BY", "LAYER"}, rows)
-}
-
-// orEmpty keeps an empty list from being null in JSON.
-func orEmpty[T any](all []T) []T {
-	if all == nil {
-		return []T{}
-	}
-	return all
+	return c.Show(a.std.out, show.OrEmpty(infos), []string{"KEY", "STATE", "KIND", "INTERPRETER", "SIZE", "LAST USED", "USED BY", "LAYER"}, rows)
 }
 
 // kind is what made the environment, without the recipe's version: "virtualenv".
@@ -91,7 +84,7 @@ func users(i envcache.Info) string {
 
 type envShowCmd struct {
 	Key string `arg:"" help:"Key, or a prefix that names one environment."`
-	format
+	show.Format
 }
 
 // Run shows all that is recorded of one environment.
@@ -105,14 +98,14 @@ func (c *envShowCmd) Run(a *app) error {
 		return err
 	}
 	rows := [][]string{
-		{"key", info.ID}, {"state", strings.TrimSpace(info.State + " " + info.Problem)}, {"path", info.Dir}, {"layer", orNone(info.Layer)},
+		{"key", info.ID}, {"state", strings.TrimSpace(info.State + " " + info.Problem)}, {"path", info.Dir}, {"layer", show.OrNone(info.Layer)},
 		{"interpreter", strings.TrimSpace(info.Interpreter.Version + " " + info.Interpreter.Path)},
-		{"size", fmt.Sprintf("%s in %d files", byteSize(info.Size), info.Files)},
-		{"built", moment(info.CreatedAt)}, {"last used", moment(info.LastUsed)}, {"used by", orNone(users(info))},
+		{"size", fmt.Sprintf("%s in %d files", show.Size(info.Size), info.Files)},
+		{"built", show.Moment(info.CreatedAt)}, {"last used", show.Moment(info.LastUsed)}, {"used by", show.OrNone(users(info))},
 		{"locked", strconv.FormatBool(info.Built.Locked)},
 	}
 	if !info.RetryAt.IsZero() {
-		rows = append(rows, []string{"tried again", moment(info.RetryAt)})
+		rows = append(rows, []string{"tried again", show.Moment(info.RetryAt)})
 	}
 	for _, input := range info.Inputs {
 		rows = append(rows, []string{"input " + input.Name, input.Value})
@@ -120,14 +113,7 @@ func (c *envShowCmd) Run(a *app) error {
 	for _, name := range info.Built.Resolved {
 		rows = append(rows, []string{"installed", name})
 	}
-	return c.show(a.std.out, info, []string{"WHAT", "VALUE"}, rows)
-}
-
-func moment(t time.Time) string {
-	if t.IsZero() {
-		return "unknown"
-	}
-	return t.UTC().Format(time.RFC3339)
+	return c.Show(a.std.out, info, []string{"WHAT", "VALUE"}, rows)
 }
 
 // environmentOf is what the three commands about one environment share.
@@ -185,7 +171,7 @@ func (c *envKeyCmd) Run(a *app) error {
 
 type envExplainCmd struct {
 	environmentOf
-	format
+	show.Format
 }
 
 // Run shows the inputs of the key.
@@ -198,12 +184,12 @@ func (c *envExplainCmd) Run(a *app) error {
 	for _, input := range e.Environment.Inputs {
 		rows = append(rows, []string{input.Name, input.Value})
 	}
-	return c.show(a.std.out, e.Environment, []string{"INPUT", "VALUE"}, rows)
+	return c.Show(a.std.out, e.Environment, []string{"INPUT", "VALUE"}, rows)
 }
 
 type envDuCmd struct {
 	All bool `help:"Walk the installers' download caches, the logs and the trash as well; sizes of environments are recorded."`
-	format
+	show.Format
 }
 
 // Run shows sizes, largest first.
@@ -240,16 +226,16 @@ func (c *envDuCmd) Run(a *app) error {
 		if r.Files > 0 {
 			files = strconv.Itoa(r.Files)
 		}
-		table = append(table, []string{r.What, byteSize(r.Size), files, r.Layer})
+		table = append(table, []string{r.What, show.Size(r.Size), files, r.Layer})
 	}
-	table = append(table, []string{"total", byteSize(total), "", ""})
-	return c.show(a.std.out, map[string]any{"total": total, "items": all}, []string{"WHAT", "SIZE", "FILES", "LAYER"}, table)
+	table = append(table, []string{"total", show.Size(total), "", ""})
+	return c.Show(a.std.out, map[string]any{"total": total, "items": all}, []string{"WHAT", "SIZE", "FILES", "LAYER"}, table)
 }
 
 type envVerifyCmd struct {
 	Keys   []string `arg:"" optional:"" name:"key" help:"Keys, or prefixes that name one environment; all without any."`
 	Repair bool     `help:"Give damaged environments up, so that the next run builds them again."`
-	format
+	show.Format
 }
 
 // Run walks environments and exits with 1 when one is damaged.
@@ -287,7 +273,7 @@ func (c *envVerifyCmd) Run(a *app) error {
 		}
 		all, rows = append(all, v), append(rows, []string{v.ID, strconv.Itoa(v.Files), result})
 	}
-	if err := c.show(a.std.out, all, []string{"KEY", "FILES", "RESULT"}, rows); err != nil {
+	if err := c.Show(a.std.out, all, []string{"KEY", "FILES", "RESULT"}, rows); err != nil {
 		return err
 	}
 	if damaged {
@@ -297,12 +283,12 @@ func (c *envVerifyCmd) Run(a *app) error {
 }
 
 type envPruneCmd struct {
-	MaxSize   size              `placeholder:"SIZE" help:"Keep at most this much, the most recently used: 500M, 10G."`
+	MaxSize   config.Size       `placeholder:"SIZE" help:"Keep at most this much, the most recently used: 500M, 10G."`
 	MaxAge    executor.Duration `placeholder:"DURATION" help:"Remove what was not used for this long: 720h."`
 	Downloads bool              `help:"Remove the installers' download caches as well."`
 	DryRun    bool              `help:"Only show what would be removed."`
 	NetworkFS bool              `name:"network-fs" help:"Prune on a network file system, where what other hosts use cannot be seen."`
-	format
+	show.Format
 }
 
 // Run removes what the flags name, and always what nobody needs: abandoned builds, trash, old logs.
@@ -326,26 +312,13 @@ func (c *envPruneCmd) Run(a *app) error {
 		done, freed = "would remove", "would free"
 	}
 	for _, r := range report.Removed {
-		rows = append(rows, []string{done, r.ID, byteSize(r.Size), r.Why})
+		rows = append(rows, []string{done, r.ID, show.Size(r.Size), r.Why})
 	}
 	for _, r := range report.Kept {
-		rows = append(rows, []string{"kept", r.ID, byteSize(r.Size), r.Why})
+		rows = append(rows, []string{"kept", r.ID, show.Size(r.Size), r.Why})
 	}
-	rows = append(rows, []string{freed, "", byteSize(report.Freed), byteSize(report.Left) + " left"})
-	return c.show(a.std.out, report, []string{"WHAT", "KEY", "SIZE", "WHY"}, rows)
-}
-
-// size is a number of bytes, "500M" or "10G".
-type size int64
-
-// UnmarshalText reads bytes with K, M, G or T behind them, powers of 1024.
-func (s *size) UnmarshalText(text []byte) error {
-	value, err := units.RAMInBytes(string(text))
-	if err != nil || value <= 0 {
-		return fmt.Errorf("size %q: write bytes, or a number with K, M, G or T behind it", text)
-	}
-	*s = size(value)
-	return nil
+	rows = append(rows, []string{freed, "", show.Size(report.Freed), show.Size(report.Left) + " left"})
+	return c.Show(a.std.out, report, []string{"WHAT", "KEY", "SIZE", "WHY"}, rows)
 }
 
 type envRemoveCmd struct {
@@ -368,7 +341,7 @@ func (c *envRemoveCmd) Run(a *app) error {
 			failures = append(failures, err)
 			continue
 		}
-		_, _ = fmt.Fprintf(a.std.out, "removed %s (%s)\n", info.ID, byteSize(info.Size))
+		_, _ = fmt.Fprintf(a.std.out, "removed %s (%s)\n", info.ID, show.Size(info.Size))
 	}
 	return errors.Join(failures...)
 }
@@ -443,35 +416,4 @@ func (c *envImportCmd) Run(a *app) error {
 		return fmt.Errorf("%s: %w", c.File, err)
 	}
 	return nil
-}
-
-// byteSize is a size for people: 12.3M.
-func byteSize(n int64) string {
-	const units = "BKMGT"
-	size, unit := float64(n), 0
-	for size >= 1024 && unit < len(units)-1 {
-		size, unit = size/1024, unit+1
-	}
-	if unit == 0 {
-		return fmt.Sprintf("%dB", n)
-	}
-	return fmt.Sprintf("%.1f%c", size, units[unit])
-}
-
-// age is how long ago something was, to the largest unit that says enough.
-func age(t time.Time) string {
-	if t.IsZero() {
-		return "unknown"
-	}
-	d := max(time.Since(t), 0)
-	switch {
-	case d < time.Minute:
-		return "just now"
-	case d < time.Hour:
-		return fmt.Sprintf("%dm ago", int(d.Minutes()))
-	case d < 48*time.Hour:
-		return fmt.Sprintf("%dh ago", int(d.Hours()))
-	default:
-		return fmt.Sprintf("%dd ago", int(d.Hours()/24))
-	}
 }

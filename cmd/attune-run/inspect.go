@@ -1,67 +1,22 @@
 package main
 
 import (
-	"bytes"
-	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
 	"os"
 	"slices"
 	"strings"
-	"text/tabwriter"
 
 	"github.com/attune-run/attune/detect"
 	"github.com/attune-run/attune/executor"
+	"github.com/attune-run/attune/internal/config"
 	"github.com/attune-run/attune/internal/nearest"
+	"github.com/attune-run/attune/internal/show"
 	"github.com/attune-run/attune/internal/version"
 	"github.com/attune-run/attune/runtime"
 )
 
-// format is the flag of every command that shows something.
-type format struct {
-	Output string `short:"o" enum:"table,json" default:"table" help:"table or json."`
-}
-
-// show prints rows as a table, or value as JSON.
-func (f format) show(w io.Writer, value any, header []string, rows [][]string) error {
-	if f.Output == "json" {
-		return printJSON(w, value)
-	}
-	return printTable(w, header, rows)
-}
-
-func printJSON(w io.Writer, value any) error {
-	enc := json.NewEncoder(w)
-	enc.SetEscapeHTML(false)
-	enc.SetIndent("", "  ")
-	return enc.Encode(value)
-}
-
-// printTable prints rows in columns; on a terminal, lines end at its edge.
-func printTable(w io.Writer, header []string, rows [][]string) error {
-	var b bytes.Buffer
-	table := tabwriter.NewWriter(&b, 0, 0, 2, ' ', 0)
-	for _, row := range append([][]string{header}, rows...) {
-		cells := make([]string, len(row))
-		for i, cell := range row {
-			cells[i] = printable(cell)
-		}
-		_, _ = fmt.Fprintln(table, strings.TrimRight(strings.Join(cells, "\t"), "\t"))
-	}
-	if err := table.Flush(); err != nil {
-		return err
-	}
-	width, _ := terminal(w)
-	for line := range strings.Lines(b.String()) {
-		if _, err := fmt.Fprintln(w, cut(strings.TrimSuffix(line, "\n"), width)); err != nil {
-			return err
-		}
-	}
-	return nil
-}
-
-type detectCmd struct{ format }
+type detectCmd struct{ show.Format }
 
 // Run shows the interpreters of this machine. Finding none is no failure.
 func (c *detectCmd) Run(a *app) error {
@@ -84,9 +39,9 @@ func (c *detectCmd) Run(a *app) error {
 		rows = append(rows, []string{i.Runtime, i.Version, i.Path, mark})
 	}
 	if found == nil {
-		return c.show(a.std.out, []any{}, []string{"RUNTIME", "VERSION", "PATH", "FIRST IN"}, rows)
+		return c.Show(a.std.out, []any{}, []string{"RUNTIME", "VERSION", "PATH", "FIRST IN"}, rows)
 	}
-	return c.show(a.std.out, found, []string{"RUNTIME", "VERSION", "PATH", "FIRST IN"}, rows)
+	return c.Show(a.std.out, found, []string{"RUNTIME", "VERSION", "PATH", "FIRST IN"}, rows)
 }
 
 // warn prints what is wrong and ends nothing.
@@ -97,12 +52,12 @@ func (a *app) warn(problems []error) {
 }
 
 // missing says by name what the configuration asks for and this machine, or attune, does not have.
-func (c *detectCmd) missing(a *app, service *executor.Service, cfg config, found []runtime.Interpreter) {
-	if cfg.runtimes == "" {
+func (c *detectCmd) missing(a *app, service *executor.Service, cfg config.Config, found []runtime.Interpreter) {
+	if cfg.Runtimes == "" {
 		return
 	}
 	known, _ := service.Known()
-	wanted, unknown := detect.Restrict(known, cfg.runtimes)
+	wanted, unknown := detect.Restrict(known, cfg.Runtimes)
 	for _, name := range unknown {
 		_, _ = fmt.Fprintf(a.std.err, "%s: warning: ATTUNE_WORKER_RUNTIMES names %s, which is no runtime%s\n", a.name, name, suggestion(name, service.RuntimeNames()))
 	}
@@ -122,7 +77,7 @@ func suggestion(name string, names []string) string {
 
 type runtimesCmd struct {
 	Explain bool `help:"Show whose specification won, over which others, and what this machine has of each."`
-	format
+	show.Format
 }
 
 // Run shows what attune knows, whether or not this machine has it.
@@ -145,7 +100,7 @@ func (c *runtimesCmd) Run(a *app) error {
 		all = append(all, r)
 		table = append(table, []string{r.Name, strings.Join(r.Aliases, " "), strings.Join(r.Extensions, " "), r.Environment, r.Origin})
 	}
-	return c.show(a.std.out, all, []string{"NAME", "ALIASES", "FILES", "ENVIRONMENT", "ORIGIN"}, table)
+	return c.Show(a.std.out, all, []string{"NAME", "ALIASES", "FILES", "ENVIRONMENT", "ORIGIN"}, table)
 }
 
 // explain shows a line for each interpreter, and one for a runtime that has none here.
@@ -165,12 +120,12 @@ func (c *runtimesCmd) explain(a *app, service *executor.Service) error {
 			table = append(table, []string{r.Name, i.Version, i.Path, i.Environment, r.Origin, overrides})
 		}
 	}
-	return c.show(a.std.out, states, []string{"NAME", "VERSION", "INTERPRETER", "ENVIRONMENT", "FROM", "OVERRIDES"}, table)
+	return c.Show(a.std.out, states, []string{"NAME", "VERSION", "INTERPRETER", "ENVIRONMENT", "FROM", "OVERRIDES"}, table)
 }
 
 type explainCmd struct {
 	target `embed:""`
-	format
+	show.Format
 }
 
 // Run shows what a run would use, and exits with 1 when it would fail.
@@ -189,7 +144,7 @@ func (c *explainCmd) Run(a *app) error {
 	}
 	rows := [][]string{
 		{"action", e.Action, ""}, {"pack", strings.TrimSpace(e.Pack.Ref + " " + e.Pack.Version), e.PackDir},
-		{"script", e.Script, ""}, {"runtime", e.Runtime, "constraint: " + orNone(e.Constraint)},
+		{"script", e.Script, ""}, {"runtime", e.Runtime, "constraint: " + show.OrNone(e.Constraint)},
 		{"interpreter", e.Interpreter.Version, e.Interpreter.Path},
 		{"environment", e.Environment.State, strings.TrimSpace(e.Environment.Key + " " + e.Environment.Path)},
 	}
@@ -199,7 +154,7 @@ func (c *explainCmd) Run(a *app) error {
 	for _, problem := range e.Problems {
 		rows = append(rows, []string{"problem", problem, ""})
 	}
-	if err := c.show(a.std.out, e, []string{"WHAT", "VALUE", "WHY"}, rows); err != nil {
+	if err := c.Show(a.std.out, e, []string{"WHAT", "VALUE", "WHY"}, rows); err != nil {
 		return err
 	}
 	if len(e.Problems) > 0 {
@@ -208,27 +163,20 @@ func (c *explainCmd) Run(a *app) error {
 	return nil
 }
 
-func orNone(text string) string {
-	if text == "" {
-		return "none"
-	}
-	return text
-}
-
-type configCmd struct{ format }
+type configCmd struct{ show.Format }
 
 // Run shows every setting with its source.
 func (c *configCmd) Run(a *app) error {
-	cfg, err := loadConfig(a.cli.globals, os.Environ())
+	cfg, err := config.Load(a.cli.flags(), config.Defaults{}, os.Environ())
 	if err != nil {
 		return err
 	}
-	slices.SortFunc(cfg.settings, func(a, b setting) int { return strings.Compare(a.Key, b.Key) })
-	rows := [][]string{{"(file)", orNone(cfg.file), "ATTUNE_CONFIG"}}
-	for _, s := range cfg.settings {
+	slices.SortFunc(cfg.Settings, func(a, b config.Setting) int { return strings.Compare(a.Key, b.Key) })
+	rows := [][]string{{"(file)", show.OrNone(cfg.File), "ATTUNE_CONFIG"}}
+	for _, s := range cfg.Settings {
 		rows = append(rows, []string{s.Key, s.Value, s.Source})
 	}
-	return c.show(a.std.out, map[string]any{"file": cfg.file, "settings": cfg.settings}, []string{"KEY", "VALUE", "FROM"}, rows)
+	return c.Show(a.std.out, map[string]any{"file": cfg.File, "settings": cfg.Settings}, []string{"KEY", "VALUE", "FROM"}, rows)
 }
 
 type versionCmd struct{}

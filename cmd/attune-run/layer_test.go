@@ -81,7 +81,13 @@ func copyProgram(t *testing.T, to string) {
 	t.Helper()
 	self, err := os.Executable()
 	require.NoError(t, err)
-	from, err := os.Open(self)
+	copyFile(t, self, to)
+}
+
+// copyFile makes a program of a file's content.
+func copyFile(t *testing.T, source, to string) {
+	t.Helper()
+	from, err := os.Open(source)
 	require.NoError(t, err)
 	defer func() { _ = from.Close() }()
 	f, err := os.OpenFile(to, os.O_CREATE|os.O_WRONLY, 0o755)

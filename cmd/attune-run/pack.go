@@ -9,7 +9,9 @@ import (
 	"strings"
 
 	"github.com/attune-run/attune/executor"
+	"github.com/attune-run/attune/internal/config"
 	"github.com/attune-run/attune/internal/packtest"
+	"github.com/attune-run/attune/internal/show"
 	"github.com/attune-run/attune/pack"
 )
 
@@ -27,11 +29,11 @@ type packCmd struct {
 
 // finder looks where the configuration says.
 func (a *app) finder() (pack.Finder, error) {
-	cfg, err := loadConfig(a.cli.globals, os.Environ())
-	return pack.Finder{Dirs: cfg.packs}, err
+	cfg, err := config.Load(a.cli.flags(), config.Defaults{}, os.Environ())
+	return pack.Finder{Dirs: cfg.Packs}, err
 }
 
-type packListCmd struct{ format }
+type packListCmd struct{ show.Format }
 
 // Run lists packs; a pack that cannot be read is a warning, not the end.
 func (c *packListCmd) Run(a *app) error {
@@ -63,12 +65,12 @@ func (c *packListCmd) Run(a *app) error {
 	if len(packs) == 0 && c.Output == "table" {
 		_, _ = fmt.Fprintf(a.std.err, "%s: no packs in %s\n", a.name, strings.Join(finder.Dirs, ", "))
 	}
-	return c.show(a.std.out, all, []string{"PACK", "VERSION", "ACTIONS", "DIRECTORY"}, table)
+	return c.Show(a.std.out, all, []string{"PACK", "VERSION", "ACTIONS", "DIRECTORY"}, table)
 }
 
 type packShowCmd struct {
 	Name string `arg:"" name:"pack|action" predictor:"either" help:"A pack, or one of its actions."`
-	format
+	show.Format
 }
 
 // Run shows what somebody needs to know to run it.
@@ -101,7 +103,7 @@ func (c *packShowCmd) Run(a *app) error {
 	if c.Output == "table" {
 		_, _ = fmt.Fprintf(a.std.out, "%s %s  %s\n%s\n\n", p.Ref, p.Version, p.Dir, p.Description)
 	}
-	return c.show(a.std.out, map[string]any{"ref": p.Ref, "version": p.Version, "description": p.Description, "dir": p.Dir, "actions": all},
+	return c.Show(a.std.out, map[string]any{"ref": p.Ref, "version": p.Version, "description": p.Description, "dir": p.Dir, "actions": all},
 		[]string{"ACTION", "RUNTIME", "DESCRIPTION"}, rows)
 }
 
@@ -134,7 +136,7 @@ func (c *packShowCmd) showAction(a *app, action *pack.Action) error {
 	if c.Output == "table" {
 		_, _ = fmt.Fprintf(a.std.out, "%s  (%s, output %s)  %s\n%s\n\n", action.Ref, action.Runtime, action.OutputFormat, action.EntryPoint, action.Description)
 	}
-	return c.show(a.std.out, map[string]any{
+	return c.Show(a.std.out, map[string]any{
 		"ref": action.Ref, "description": action.Description, "runtime": action.Runtime, "entry_point": action.EntryPoint,
 		"output_format": action.OutputFormat, "timeout_ms": action.Timeout.Milliseconds(), "parameters": all,
 	}, []string{"PARAMETER", "TYPE", "", "DESCRIPTION"}, rows)

@@ -15,7 +15,10 @@ import (
 	"strings"
 	"time"
 
+	"github.com/attune-run/attune/internal/config"
 	"github.com/attune-run/attune/internal/redact"
+	"github.com/attune-run/attune/internal/requestflags"
+	"github.com/attune-run/attune/internal/show"
 	"github.com/attune-run/attune/pack"
 	"github.com/attune-run/attune/proc"
 )
@@ -27,13 +30,13 @@ type packInstallCmd struct {
 	Versioned bool   `help:"Install as <ref>@<version>, beside other versions."`
 	Replace   bool   `help:"Replace the pack when it is there."`
 
-	MaxFiles int   `placeholder:"N" help:"Files and directories at most (10000)."`
-	MaxBytes size  `placeholder:"N" help:"Unpacked bytes at most (512M)."`
-	MaxRatio int64 `placeholder:"N" help:"Unpacked to packed size at most (100)."`
-	MaxDepth int   `placeholder:"N" help:"Parts of a path at most (32)."`
+	MaxFiles int         `placeholder:"N" help:"Files and directories at most (10000)."`
+	MaxBytes config.Size `placeholder:"N" help:"Unpacked bytes at most (512M)."`
+	MaxRatio int64       `placeholder:"N" help:"Unpacked to packed size at most (100)."`
+	MaxDepth int         `placeholder:"N" help:"Parts of a path at most (32)."`
 
 	trustFlags `embed:""`
-	format
+	show.Format
 }
 
 // Help shows examples under `pack install --help`.
@@ -70,11 +73,11 @@ func (c *packInstallCmd) Run(a *app) error {
 	}
 	in := pack.Installer{
 		Into: c.Into, Path: c.Path, Versioned: c.Versioned, Replace: c.Replace, Limits: c.limits(cfg),
-		Validate:         func(p *pack.Pack) []pack.Problem { return pack.Validate(p, pack.Finder{Dirs: cfg.packs}, catalog) },
-		RequireSignature: c.RequireSignature || cfg.requireSignature, TrustedKeys: keys,
+		Validate:         func(p *pack.Pack) []pack.Problem { return pack.Validate(p, pack.Finder{Dirs: cfg.Packs}, catalog) },
+		RequireSignature: c.RequireSignature || cfg.RequireSignature, TrustedKeys: keys,
 	}
 	if in.Into == "" {
-		in.Into = cfg.packs[0]
+		in.Into = cfg.Packs[0]
 	}
 	p, commit, err := c.install(a, in)
 	if err != nil {
@@ -92,11 +95,11 @@ func (c *packInstallCmd) Run(a *app) error {
 		_, err = fmt.Fprintf(a.std.out, "installed %s %s in %s\n%s\n", p.Ref, p.Version, p.Dir, digest)
 		return err
 	}
-	return printJSON(a.std.out, installed{p.Ref, p.Version, digest, p.Dir, commit})
+	return show.JSON(a.std.out, installed{p.Ref, p.Version, digest, p.Dir, commit})
 }
 
-func (c *packInstallCmd) limits(cfg config) pack.Limits {
-	limits := cfg.installLimits
+func (c *packInstallCmd) limits(cfg config.Config) pack.Limits {
+	limits := cfg.InstallLimits
 	if c.MaxFiles > 0 {
 		limits.Files = c.MaxFiles
 	}
@@ -120,7 +123,7 @@ func (c *packInstallCmd) install(a *app, in pack.Installer) (p *pack.Pack, commi
 		p, err = in.Archive(c.Source)
 	case isGit:
 		return source.install(a, in)
-	case isFile(filepath.Join(source.url, "HEAD")): // a bare repository
+	case requestflags.IsFile(filepath.Join(source.url, "HEAD")): // a bare repository
 		if source.url, err = filepath.Abs(source.url); err != nil {
 			return nil, "", err
 		}
@@ -303,7 +306,7 @@ type packVerifyCmd struct {
 
 // Run exits with 1 when a signature does not hold.
 func (c *packVerifyCmd) Run(a *app) error {
-	cfg, err := loadConfig(a.cli.globals, os.Environ())
+	cfg, err := config.Load(a.cli.flags(), config.Defaults{}, os.Environ())
 	if err != nil {
 		return err
 	}
@@ -311,7 +314,7 @@ func (c *packVerifyCmd) Run(a *app) error {
 	if err != nil {
 		return err
 	}
-	packs, problems, err := (&packValidateCmd{Packs: c.Packs}).packs(pack.Finder{Dirs: cfg.packs})
+	packs, problems, err := (&packValidateCmd{Packs: c.Packs}).packs(pack.Finder{Dirs: cfg.Packs})
 	if err != nil {
 		return err
 	}

@@ -3,14 +3,11 @@ package main
 import (
 	"fmt"
 	"io"
-	"os"
-	"strings"
 	"sync"
-
-	"golang.org/x/term"
 
 	"github.com/attune-run/attune/envcache"
 	"github.com/attune-run/attune/executor"
+	"github.com/attune-run/attune/internal/show"
 )
 
 // progress tells a person what attune itself is doing, on stderr: a line that is rewritten on a terminal,
@@ -29,18 +26,8 @@ type progress struct {
 
 func newProgress(out io.Writer, name string, quiet bool) *progress {
 	p := &progress{out: out, name: name, quiet: quiet}
-	p.width, p.tty = terminal(out)
+	p.width, p.tty = show.Terminal(out)
 	return p
-}
-
-// terminal is the width of a terminal in columns, 0 where it is not known.
-func terminal(out io.Writer) (width int, is bool) {
-	f, ok := out.(*os.File)
-	if !ok || !term.IsTerminal(int(f.Fd())) {
-		return 0, false
-	}
-	width, _, _ = term.GetSize(int(f.Fd()))
-	return width, true
 }
 
 func (p *progress) event(e executor.Event) {
@@ -72,8 +59,8 @@ func (p *progress) environment(now envcache.Progress) {
 		}
 		return
 	}
-	line := fmt.Sprintf("%s · %.1fs · %s", text, now.Elapsed.Seconds(), printable(now.Line))
-	_, _ = fmt.Fprintf(p.out, "\r\x1b[K%s", cut(line, p.width-1))
+	line := fmt.Sprintf("%s · %.1fs · %s", text, now.Elapsed.Seconds(), show.Printable(now.Line))
+	_, _ = fmt.Fprintf(p.out, "\r\x1b[K%s", show.Cut(line, p.width-1))
 	p.shown = true
 }
 
@@ -99,23 +86,4 @@ func (p *progress) finish(result *executor.Result) {
 	if result.Error.Hint != "" {
 		_, _ = fmt.Fprintf(p.out, "  hint: %s\n", result.Error.Hint)
 	}
-}
-
-// printable drops what could move the cursor.
-func printable(line string) string {
-	return strings.Map(func(r rune) rune {
-		if r < ' ' || r == 0x7f {
-			return -1
-		}
-		return r
-	}, line)
-}
-
-// cut shortens text to width columns; a width that is not known cuts nothing.
-func cut(text string, width int) string {
-	runes := []rune(text)
-	if width <= 0 || len(runes) <= width {
-		return text
-	}
-	return string(runes[:width-1]) + "…"
 }

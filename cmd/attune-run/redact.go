@@ -9,16 +9,17 @@ import (
 
 	"github.com/attune-run/attune/executor"
 	"github.com/attune-run/attune/internal/redact"
+	"github.com/attune-run/attune/internal/requestflags"
 )
 
-// secretFlags are how a command line names secrets.
-type secretFlags struct {
-	Secret      []string `placeholder:"K=REF" sep:"none" help:"Secret by reference: env:NAME, file:PATH, exec:COMMAND, age:FILE#key, sops:FILE#key, vault:PATH#key, aws-sm:NAME#key, aws-ssm:NAME."`
-	AgeIdentity string   `placeholder:"FILE" type:"path" help:"Age identities for age: and sops: references. [$ATTUNE_AGE_KEY_FILE, $SOPS_AGE_KEY_FILE]"`
+// identityFlag is how age: and sops: references are opened.
+type identityFlag struct {
+	AgeIdentity string `placeholder:"FILE" type:"path" help:"Age identities for age: and sops: references. [$ATTUNE_AGE_KEY_FILE, $SOPS_AGE_KEY_FILE]"`
 }
 
 type redactCmd struct {
-	secretFlags `embed:""`
+	requestflags.Secrets `embed:""`
+	identityFlag         `embed:""`
 }
 
 // Help shows an example under `redact --help`.
@@ -32,7 +33,7 @@ Nothing passes before all secrets are known. What is printed is delayed only whe
 
 // Run copies stdin to stdout. A reader of stdout that went away ends it as it ends any filter.
 func (c *redactCmd) Run(a *app) error {
-	references, err := pairs("--secret", c.Secret)
+	references, err := c.References()
 	if err != nil {
 		return err
 	}

@@ -10,14 +10,13 @@ import (
 	"os"
 	"os/signal"
 	"path/filepath"
-	"strings"
 	"syscall"
 	"time"
 
 	"github.com/google/renameio/v2"
 
 	"github.com/attune-run/attune/executor"
-	"github.com/attune-run/attune/pack"
+	"github.com/attune-run/attune/internal/requestflags"
 	"github.com/attune-run/attune/recipe"
 )
 
@@ -26,27 +25,15 @@ type target struct {
 	Target string   `arg:"" name:"action|script" help:"An action (pack.action) or a script's path." predictor:"action"`
 	Args   []string `arg:"" optional:"" help:"The script's own arguments."`
 
-	Param      []string `short:"p" placeholder:"K=V" sep:"none" help:"Parameter, read by its declared type; K:=JSON for a JSON value. Repeat for more, or for the items of an array."`
-	ParamsFile string   `placeholder:"FILE" help:"JSON or YAML file of parameters; - is stdin."`
-	SecretEnv  []string `placeholder:"NAME" help:"Hand the secret NAME over as a variable."`
-	Env        []string `placeholder:"K=V" sep:"none" help:"Variable for the action."`
+	requestflags.Flags `embed:""`
+	identityFlag       `embed:""`
+	signedFlag         `embed:""`
 
-	secretFlags `embed:""`
-	signedFlag  `embed:""`
+	OutputFormat string `enum:",text,json,yaml,jsonl" default:"" placeholder:"F" help:"How a script's stdout is read: text, json, yaml, jsonl."`
 
-	Timeout        executor.Duration `placeholder:"D" help:"Longest run: 90, 30s, 5m."`
-	Runtime        string            `placeholder:"NAME" help:"Runtime of a script, in place of its first line and extension."`
-	RuntimeVersion string            `placeholder:"C" help:"Version constraint: 3.12, >=20, ^18."`
-	OutputFormat   string            `enum:",text,json,yaml,jsonl" default:"" placeholder:"F" help:"How a script's stdout is read: text, json, yaml, jsonl."`
-
-	Profile       string `enum:",sealed,host" default:"" placeholder:"P" help:"sealed (default for actions) or host (default for scripts)."`
-	Cwd           string `placeholder:"DIR" help:"Working directory: pack, caller, workspace or a path."`
-	InheritEnv    bool   `help:"Hand the caller's environment over."`
-	Isolation     string `placeholder:"LEVEL" help:"none, basic or strict."`
-	IsolationMode string `enum:",best-effort" default:"" placeholder:"MODE" help:"best-effort runs with what can be had."`
-
-	IsolationNetwork string   `enum:",host,none" default:"" placeholder:"N" help:"host (default) or none: the action's own network."`
-	Limit            []string `placeholder:"L=V" sep:"none" help:"Bound the action: memory=512M, pids=100, cpu=1.5, cpu_time=60, file_size, open_files, disk."`
+	Profile    string `enum:",sealed,host" default:"" placeholder:"P" help:"sealed (default for actions) or host (default for scripts)."`
+	Cwd        string `placeholder:"DIR" help:"Working directory: pack, caller, workspace or a path."`
+	InheritEnv bool   `help:"Hand the caller's environment over."`
 
 	Locked      bool   `help:"Refuse dependencies without a lock file or hashes."`
 	Network     string `enum:",online,prefer-offline,offline" default:"" placeholder:"N" help:"online, prefer-offline or offline: whether builds may reach the network."`
@@ -88,7 +75,7 @@ func (c *runCmd) Run(a *app) error {
 		return err
 	}
 	defer outputs.discard()
-	service, cfg, err := a.service()
+	service, _, err := a.service()
 	if err != nil {
 		return err
 	}
@@ -98,7 +85,7 @@ func (c *runCmd) Run(a *app) error {
 	}
 	ctx, force := signals(a.ctx)
 
-	req.Local.Force, req.Local.Grace = force, cmp.Or(time.Duration(c.Grace), cfg.grace())
+	req.Local.Force, req.Local.Grace = force, cmp.Or(time.Duration(c.Grace), grace())
 	req.Local.Direct = c.Output == "stream" && c.ResultFile == "" && c.LogDir == "" && !reports.wanted()
 	req.Local.Artifacts = c.Artifacts
 	result := c.execute(ctx, a, service, req, outputs, reports)
@@ -141,42 +128,18 @@ func (c *runCmd) execute(ctx context.Context, a *app, service *executor.Service,
 
 // request is what the flags ask for.
 func (t *target) request(a *app) (executor.Request, error) {
-	req := executor.Request{
-		Args: t.Args, SecretEnv: t.SecretEnv, Timeout: t.Timeout, RuntimeVersion: t.RuntimeVersion,
-		Isolation: t.Isolation, IsolationMode: t.IsolationMode, IsolationNetwork: t.IsolationNetwork,
-		Local: &executor.Local{
-			Profile: executor.Profile(t.Profile), Cwd: t.Cwd, InheritEnv: t.InheritEnv, Stdin: a.std.in,
-			OutputFormat: t.OutputFormat, Locked: t.Locked, Network: t.network(), RetryFailed: t.RetryFailed,
-		},
-	}
-	req.Local.AgeIdentity, req.Local.RequireSignature = t.AgeIdentity, t.RequireSignature
-	if isScript(t.Target) || t.Runtime != "" {
-		req.Script = &executor.Script{Path: t.Target, Runtime: t.Runtime}
-	} else {
-		req.Action = t.Target
-	}
-	var err error
-	if req.Secrets, err = pairs("--secret", t.Secret); err != nil {
+	req, err := t.Request(t.Target, t.Args, a.std.in)
+	if err != nil {
 		return req, err
 	}
-	if req.Env, err = pairs("--env", t.Env); err != nil {
-		return req, err
+	local := req.Local
+	local.Profile, local.Cwd, local.InheritEnv, local.OutputFormat = executor.Profile(t.Profile), t.Cwd, t.InheritEnv, t.OutputFormat
+	local.Locked, local.Network, local.RetryFailed = t.Locked, t.network(), t.RetryFailed
+	local.AgeIdentity, local.RequireSignature = t.AgeIdentity, t.RequireSignature
+	if t.ParamsFile != "-" { // it has been read
+		local.Stdin = a.std.in
 	}
-	if req.Limits, err = limitFlags(t.Limit); err != nil {
-		return req, err
-	}
-	for _, text := range t.Param {
-		argument, err := parseArgument(text)
-		if err != nil {
-			return req, err
-		}
-		req.Local.Arguments = append(req.Local.Arguments, argument)
-	}
-	req.Parameters, err = t.paramsFile(a.std.in)
-	if t.ParamsFile == "-" {
-		req.Local.Stdin = nil // it has been read
-	}
-	return req, err
+	return req, nil
 }
 
 func (t *target) network() recipe.Network {
@@ -184,75 +147,6 @@ func (t *target) network() recipe.Network {
 		return recipe.Offline
 	}
 	return recipe.Network(t.Network)
-}
-
-func parseArgument(text string) (executor.Argument, error) {
-	name, value, ok := strings.Cut(text, "=")
-	if !ok || name == "" || name == ":" {
-		return executor.Argument{}, fmt.Errorf("-p %s: write it as name=value, or name:=JSON", strings.TrimSuffix(name, ":"))
-	}
-	if trimmed, isJSON := strings.CutSuffix(name, ":"); isJSON {
-		return executor.Argument{Name: trimmed, Text: value, JSON: true}, nil
-	}
-	return executor.Argument{Name: name, Text: value}, nil
-}
-
-// pairs reads K=V flags. A value may be secret, so errors show the name alone.
-func pairs(flag string, texts []string) (map[string]string, error) {
-	if len(texts) == 0 {
-		return nil, nil
-	}
-	all := make(map[string]string, len(texts))
-	for i, text := range texts {
-		name, value, ok := strings.Cut(text, "=")
-		if !ok || name == "" {
-			return nil, fmt.Errorf("%s number %d: write it as name=value", flag, i+1)
-		}
-		all[name] = value
-	}
-	return all, nil
-}
-
-// paramsFile reads --params-file: JSON when it starts like it, else YAML.
-func (t *target) paramsFile(stdin io.Reader) (map[string]any, error) {
-	if t.ParamsFile == "" {
-		return nil, nil
-	}
-	data, err := readInput(t.ParamsFile, stdin)
-	if err != nil {
-		return nil, fmt.Errorf("--params-file: %w", err)
-	}
-	decode := pack.DecodeYAML
-	if strings.HasPrefix(strings.TrimSpace(string(data[:min(len(data), 64)])), "{") {
-		decode = pack.DecodeJSON
-	}
-	value, err := decode(data)
-	if err != nil {
-		return nil, fmt.Errorf("--params-file %s: %w", t.ParamsFile, err)
-	}
-	object, ok := value.(map[string]any)
-	if !ok && value != nil {
-		return nil, fmt.Errorf("--params-file %s: holds no object of parameters", t.ParamsFile)
-	}
-	return object, nil
-}
-
-const paramsMax = 64 << 20
-
-func readInput(name string, stdin io.Reader) ([]byte, error) {
-	if name != "-" {
-		f, err := os.Open(name)
-		if err != nil {
-			return nil, err
-		}
-		defer func() { _ = f.Close() }()
-		stdin = f
-	}
-	data, err := io.ReadAll(io.LimitReader(stdin, paramsMax+1))
-	if err == nil && len(data) > paramsMax {
-		err = fmt.Errorf("%s holds more than %d bytes", name, paramsMax)
-	}
-	return data, err
 }
 
 // signals turns the first SIGINT, SIGTERM or SIGHUP into a cancellation and the second into force, for as long as the
@@ -373,8 +267,8 @@ func (o *outputs) discard() {
 
 // grace is how long a child may take to end after SIGTERM: a CI job that is canceled in
 // GitHub Actions gets 7.5 s before it is killed (GitHub's documentation of cancellation), so 5 s there.
-func (c config) grace() time.Duration {
-	if c.env["GITHUB_ACTIONS"] == "true" {
+func grace() time.Duration {
+	if os.Getenv("GITHUB_ACTIONS") == "true" {
 		return 5 * time.Second
 	}
 	return 10 * time.Second

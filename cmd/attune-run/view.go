@@ -11,6 +11,7 @@ import (
 
 	"github.com/attune-run/attune/executor"
 	"github.com/attune-run/attune/internal/report"
+	"github.com/attune-run/attune/internal/show"
 )
 
 // view shows a batch while it runs.
@@ -34,7 +35,7 @@ func newView(a *app, r *reports, documents, quiet bool, temp string) view {
 	if documents {
 		v.out = a.std.err
 	}
-	if width, tty := terminal(a.std.err); tty && os.Getenv("TERM") != "dumb" {
+	if width, tty := show.Terminal(a.std.err); tty && os.Getenv("TERM") != "dumb" {
 		v.color = os.Getenv("NO_COLOR") == ""
 		v.footer = &footer{w: a.std.err, width: width}
 		v.ended = make(chan struct{})
@@ -142,7 +143,7 @@ func (l *lineLane) event(e executor.Event) {
 }
 
 func (l *lineLane) say(text string) {
-	l.view.print(l.view.err, fmt.Sprintf("%s: %s\n", l.name, printable(text)))
+	l.view.print(l.view.err, fmt.Sprintf("%s: %s\n", l.name, show.Printable(text)))
 }
 
 func (l *lineLane) end(e *report.Execution) {
@@ -328,7 +329,7 @@ func (f *footer) draw() {
 			f.lines++
 			break
 		}
-		_, _ = fmt.Fprintln(f.w, cut(fmt.Sprintf("▸ %s  %s", name, time.Since(f.since[name]).Truncate(time.Second)), f.width-1))
+		_, _ = fmt.Fprintln(f.w, show.Cut(fmt.Sprintf("▸ %s  %s", name, time.Since(f.since[name]).Truncate(time.Second)), f.width-1))
 		f.lines++
 	}
 }

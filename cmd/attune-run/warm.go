@@ -9,6 +9,8 @@ import (
 
 	"github.com/attune-run/attune/envcache"
 	"github.com/attune-run/attune/executor"
+	"github.com/attune-run/attune/internal/config"
+	"github.com/attune-run/attune/internal/show"
 	"github.com/attune-run/attune/recipe"
 )
 
@@ -21,7 +23,7 @@ type envWarmCmd struct {
 	Network       string `enum:",online,prefer-offline,offline" default:"" placeholder:"N" help:"online, prefer-offline or offline."`
 	RetryFailed   bool   `help:"Build although the last build failed a moment ago."`
 	Quiet         bool   `short:"q" help:"No progress."`
-	format
+	show.Format
 }
 
 // Help shows examples under `env warm --help`.
@@ -35,12 +37,12 @@ A cache that this makes can be read by everybody, and holds no downloads.`
 
 // Run builds everything the actions could need here; it fails when something could not be built.
 func (c *envWarmCmd) Run(a *app) error {
-	cfg, err := loadConfig(a.cli.globals, os.Environ())
+	cfg, err := config.Load(a.cli.flags(), config.Defaults{}, os.Environ())
 	if err != nil {
 		return err
 	}
-	_, missing := os.Stat(filepath.Join(cfg.cache, "v1"))
-	engine := cfg.executor()
+	_, missing := os.Stat(filepath.Join(cfg.Cache, "v1"))
+	engine := cfg.Executor()
 	engine.Readable = true // unless it is there already
 	service, err := executor.New(engine)
 	if err != nil {
@@ -56,7 +58,7 @@ func (c *envWarmCmd) Run(a *app) error {
 	ctx, _ := signals(a.ctx)
 	rows, err := service.Prepare(ctx, executor.PrepareOptions{
 		Actions: c.Actions, Concurrency: c.Concurrency, Locked: c.Locked, Network: recipe.Network(c.Network), RetryFailed: c.RetryFailed,
-		Progress: c.progress(a),
+		Progress: progressOf(a, c.Quiet),
 	})
 	if err != nil {
 		return err
@@ -69,9 +71,9 @@ func (c *envWarmCmd) Run(a *app) error {
 	return c.report(a, rows)
 }
 
-// progress prints a line for each phase of each build.
-func (c *envWarmCmd) progress(a *app) func(executor.Prepared, envcache.Progress) {
-	if c.Quiet {
+// progressOf prints a line for each phase of each build.
+func progressOf(a *app, quiet bool) func(executor.Prepared, envcache.Progress) {
+	if quiet {
 		return nil
 	}
 	var mu sync.Mutex
@@ -96,7 +98,7 @@ func (c *envWarmCmd) report(a *app, rows []executor.Prepared) error {
 			_, _ = fmt.Fprintf(a.std.err, "%s: error: %s: %s\n", a.name, strings.Join(r.Actions, ", "), r.Reason)
 		}
 	}
-	if err := c.show(a.std.out, orEmpty(rows), []string{"ACTIONS", "RUNTIME", "VERSION", "STATE", "KEY", "REASON"}, table); err != nil {
+	if err := c.Show(a.std.out, show.OrEmpty(rows), []string{"ACTIONS", "RUNTIME", "VERSION", "STATE", "KEY", "REASON"}, table); err != nil {
 		return err
 	}
 	if failed > 0 {

@@ -14,14 +14,21 @@ const module = "github.com/attune-run/attune/"
 
 // allowed are the arrows between packages of the module; internal packages are free for all.
 var allowed = map[string][]string{
-	"cmd/attune-run": {"executor", "pack", "runtime", "detect", "recipe", "envcache", "proc"},
-	"executor":       {"pack", "runtime", "detect", "recipe", "envcache", "proc"},
-	"recipe":         {"runtime", "envcache", "proc"},
-	"pack":           {"runtime"},
-	"detect":         {"runtime", "proc"},
-	"runtime":        {},
-	"envcache":       {},
-	"proc":           {},
+	"cmd/attune-run":    {"executor", "pack", "runtime", "detect", "recipe", "envcache", "proc"},
+	"cmd/attune-lambda": {"executor", "pack", "runtime", "detect", "recipe", "envcache", "proc"},
+	"cmd/attune-worker": {"executor", "pack", "runtime", "detect", "recipe", "envcache", "proc", "queue", "queue/natsq", "worker"},
+	"executor":          {"pack", "runtime", "detect", "recipe", "envcache", "proc"},
+	"recipe":            {"runtime", "envcache", "proc"},
+	"pack":              {"runtime"},
+	"detect":            {"runtime", "proc"},
+	"runtime":           {},
+	"envcache":          {},
+	"proc":              {},
+	"queue":             {},
+	"queue/natsq":       {"queue"},
+	"queue/queuetest":   {"queue"},
+	"queue/schemas":     {"queue"},
+	"worker":            {"executor", "queue", "pack", "runtime"},
 }
 
 func TestImportsFollowTheArrows(t *testing.T) {
@@ -43,10 +50,15 @@ func TestImportsFollowTheArrows(t *testing.T) {
 }
 
 // Start-up is part of every execution: what is linked in is paid for.
-func TestAttuneRunStaysSmall(t *testing.T) {
-	for _, path := range list(t, "-deps", module+"cmd/attune-run") {
-		for _, heavy := range []string{"nats-io", "protobuf", "opentelemetry", "prometheus", "grpc"} {
-			assert.NotContains(t, path, heavy)
+func TestOneShotBinariesStaySmall(t *testing.T) {
+	for _, command := range []string{"cmd/attune-run", "cmd/attune-lambda"} {
+		for _, path := range list(t, "-deps", module+command) {
+			for _, heavy := range []string{"nats-io", "protobuf", "opentelemetry", "prometheus", "grpc"} {
+				assert.NotContains(t, path, heavy)
+			}
+			if command == "cmd/attune-run" {
+				assert.NotContains(t, path, "github.com/aws/")
+			}
 		}
 	}
 }

@@ -1,7 +1,9 @@
-package main
+// Package config reads what an operator decides: flags, ATTUNE_ variables and the configuration file, for every front door.
+package config
 
 import (
 	"bytes"
+	"cmp"
 	"errors"
 	"fmt"
 	"io"
@@ -21,9 +23,9 @@ import (
 	"github.com/attune-run/attune/recipe"
 )
 
-// configFile is attune.yaml. Every key has a variable of its own, ATTUNE_ and the key in capitals, except
+// document is attune.yaml. Every key has a variable of its own, ATTUNE_ and the key in capitals, except
 // where settings says otherwise; variables win over the file, flags over both.
-type configFile struct {
+type document struct {
 	Packs          []string                  `yaml:"packs"`           // pack directories, relative to the file
 	Cache          string                    `yaml:"cache"`           // environment cache, relative to the file
 	Runtimes       []string                  `yaml:"runtimes"`        // the only runtimes to use; empty: all
@@ -41,16 +43,25 @@ type configFile struct {
 	MaxLimits      map[string]any            `yaml:"max_limits"`      // limit → value: no request gets more
 	PackConfig     map[string]map[string]any `yaml:"pack_config"`     // pack → values over its own defaults
 
-	trustFile `yaml:",inline"`
+	trust `yaml:",inline"`
+
+	Broker brokerFile `yaml:"broker"` // where the pool is; for attune-worker, as the next
+	Worker workerFile `yaml:"worker"`
 }
 
-// config is the effective configuration, and where each value came from.
-type config struct {
+// Config is the effective configuration, and where each value came from.
+type Config struct {
+	File     string // the configuration file; empty when there is none
+	Packs    []string
+	Cache    string
+	Runtimes string // the only runtimes to use; empty: all
+	Settings []Setting
+
+	RequireSignature bool
+	TrustedKeys      []pack.PublicKey
+	InstallLimits    pack.Limits // zero fields: pack.DefaultLimits
+
 	env        map[string]string
-	file       string // empty when there is none
-	packs      []string
-	cache      string
-	runtimes   string
 	allowEnv   []string
 	proxies    bool
 	maxTimeout time.Duration
@@ -64,20 +75,37 @@ type config struct {
 	isolation  proc.Level  // the least
 	limits     proc.Limits // the most
 	packConfig map[string]map[string]any
-	settings   []setting // for `attune-run config`
-
-	trust
+	providers  executor.Providers
+	broker     brokerFile // Broker decides
+	worker     workerFile // Worker decides
 }
 
-type setting struct {
+// Flags are what a command line says; its zero value says nothing.
+type Flags struct {
+	Packs  []string
+	Cache  string
+	Layers []string
+	Shared bool
+}
+
+// Defaults are what holds where nobody decided. The zero value is a user's: $XDG_CACHE_HOME/attune or ~/.cache/attune, no layers, and the
+// pack directories of pack.DefaultDirs.
+type Defaults struct {
+	Packs  []string // before those of pack.DefaultDirs
+	Cache  string
+	Layers []string
+}
+
+// Setting is one value and who decided it.
+type Setting struct {
 	Key    string `json:"key"`
 	Value  string `json:"value"`
 	Source string `json:"source"`
 }
 
-// loadConfig takes flags, then ATTUNE_ variables, then the configuration file.
-func loadConfig(flags globals, environ []string) (config, error) {
-	c := config{env: map[string]string{}}
+// Load takes flags, then ATTUNE_ variables, then the configuration file, then defaults.
+func Load(flags Flags, defaults Defaults, environ []string) (Config, error) {
+	c := Config{env: map[string]string{}}
 	for _, entry := range environ {
 		name, value, _ := strings.Cut(entry, "=")
 		c.env[name] = value
@@ -86,13 +114,14 @@ func loadConfig(flags globals, environ []string) (config, error) {
 	if err != nil {
 		return c, err
 	}
-	if err := c.resolvePacks(flags, file); err != nil {
+	c.broker, c.worker = file.Broker, file.Worker
+	if err := c.resolvePacks(flags, defaults, file); err != nil {
 		return c, err
 	}
-	c.resolveCache(flags, file)
-	c.runtimes = c.text("runtimes", "ATTUNE_WORKER_RUNTIMES", strings.Join(file.Runtimes, ","), "all")
-	if c.runtimes == "all" {
-		c.runtimes = ""
+	c.resolveCache(flags, defaults, file)
+	c.Runtimes = c.text("runtimes", "ATTUNE_WORKER_RUNTIMES", strings.Join(file.Runtimes, ","), "all")
+	if c.Runtimes == "all" {
+		c.Runtimes = ""
 	}
 	c.allowEnv = fields(c.text("allow_env", "ATTUNE_ALLOW_ENV", strings.Join(file.AllowEnv, ","), ""))
 	if c.proxies, err = c.boolean("proxies", "ATTUNE_PROXIES", file.Proxies); err != nil {
@@ -104,10 +133,10 @@ func loadConfig(flags globals, environ []string) (config, error) {
 	if c.maxTimeout, err = c.duration("max_timeout", "ATTUNE_MAX_TIMEOUT", file.MaxTimeout); err != nil {
 		return c, err
 	}
-	if err := c.resolveBuilds(flags, file); err != nil {
+	if err := c.resolveBuilds(flags, defaults, file); err != nil {
 		return c, err
 	}
-	if err := c.resolveTrust(file.trustFile); err != nil {
+	if err := c.resolveTrust(file.trust); err != nil {
 		return c, err
 	}
 	if err := c.resolveIsolation(file); err != nil {
@@ -115,14 +144,14 @@ func loadConfig(flags globals, environ []string) (config, error) {
 	}
 	c.packConfig = file.PackConfig
 	for ref := range file.PackConfig {
-		c.note("pack_config."+ref, "…", c.file)
+		c.note("pack_config."+ref, "…", c.File)
 	}
 	return c, nil
 }
 
 // readFile reads the file that ATTUNE_CONFIG names, else the first of ./attune.yaml,
 // $XDG_CONFIG_HOME/attune/attune.yaml and /etc/attune/attune.yaml.
-func (c *config) readFile() (configFile, error) {
+func (c *Config) readFile() (document, error) {
 	users := filepath.Join(c.userDir("XDG_CONFIG_HOME", ".config"), "attune.yaml")
 	candidates := []string{"attune.yaml", users, "/etc/attune/attune.yaml"}
 	named := c.env["ATTUNE_CONFIG"]
@@ -136,22 +165,22 @@ func (c *config) readFile() (configFile, error) {
 			continue
 		}
 		if err != nil {
-			return configFile{}, fmt.Errorf("configuration: %w", err)
+			return document{}, fmt.Errorf("configuration: %w", err)
 		}
-		if c.file, err = filepath.Abs(path); err != nil {
-			return configFile{}, err
+		if c.File, err = filepath.Abs(path); err != nil {
+			return document{}, err
 		}
 		return c.parseFile(data)
 	}
-	return configFile{}, nil
+	return document{}, nil
 }
 
-func (c *config) parseFile(data []byte) (configFile, error) {
-	var file configFile
+func (c *Config) parseFile(data []byte) (document, error) {
+	var file document
 	decoder := yaml.NewDecoder(bytes.NewReader(data))
 	decoder.KnownFields(true)
 	if err := decoder.Decode(&file); err != nil && !errors.Is(err, io.EOF) {
-		return file, fmt.Errorf("configuration %s: %w", c.file, err)
+		return file, fmt.Errorf("configuration %s: %w", c.File, err)
 	}
 	for _, list := range [][]string{file.Packs, file.Layers} {
 		for i, dir := range list {
@@ -167,7 +196,7 @@ func (c *config) parseFile(data []byte) (configFile, error) {
 	// Numbers keep their digits: the values are read again as parameters are.
 	exact, err := pack.DecodeYAML(data)
 	if err != nil {
-		return file, fmt.Errorf("configuration %s: %w", c.file, err)
+		return file, fmt.Errorf("configuration %s: %w", c.File, err)
 	}
 	if root, ok := exact.(map[string]any); ok {
 		sections, _ := root["pack_config"].(map[string]any)
@@ -178,18 +207,18 @@ func (c *config) parseFile(data []byte) (configFile, error) {
 	return file, nil
 }
 
-func (c *config) besideFile(path string) string {
+func (c *Config) besideFile(path string) string {
 	if rest, ok := strings.CutPrefix(path, "~/"); ok {
 		return filepath.Join(c.env["HOME"], rest)
 	}
 	if filepath.IsAbs(path) {
 		return path
 	}
-	return filepath.Join(filepath.Dir(c.file), path)
+	return filepath.Join(filepath.Dir(c.File), path)
 }
 
 // resolvePacks puts the directories in the order they are searched: flags, variable, file, defaults.
-func (c *config) resolvePacks(flags globals, file configFile) error {
+func (c *Config) resolvePacks(flags Flags, defaults Defaults, file document) error {
 	cwd, err := os.Getwd()
 	if err != nil {
 		return fmt.Errorf("working directory: %w", err)
@@ -202,36 +231,39 @@ func (c *config) resolvePacks(flags globals, file configFile) error {
 	case c.env["ATTUNE_PACKS"] != "":
 		source = "ATTUNE_PACKS"
 	case len(file.Packs) > 0:
-		source = c.file
+		source = c.File
 	}
 	named := flags.Packs
 	if len(named) == 0 && c.env["ATTUNE_PACKS"] == "" {
 		named = file.Packs
 	}
-	c.packs = pack.DefaultDirs(named, getenv, cwd)
-	c.note("packs", strings.Join(c.packs, string(os.PathListSeparator)), source)
+	c.Packs = pack.DefaultDirs(named, getenv, cwd)
+	if source == "default" {
+		c.Packs = slices.Concat(defaults.Packs, c.Packs)
+	}
+	c.note("packs", strings.Join(c.Packs, string(os.PathListSeparator)), source)
 	return nil
 }
 
 // resolveCache is --cache, ATTUNE_CACHE, the file's, $XDG_CACHE_HOME/attune, ~/.cache/attune.
-func (c *config) resolveCache(flags globals, file configFile) {
+func (c *Config) resolveCache(flags Flags, defaults Defaults, file document) {
 	switch {
 	case flags.Cache != "":
-		c.cache = flags.Cache
-		c.note("cache", c.cache, "--cache")
+		c.Cache = flags.Cache
+		c.note("cache", c.Cache, "--cache")
 	default:
-		c.cache = c.text("cache", "ATTUNE_CACHE", file.Cache, c.userDir("XDG_CACHE_HOME", ".cache"))
+		c.Cache = c.text("cache", "ATTUNE_CACHE", file.Cache, cmp.Or(defaults.Cache, c.userDir("XDG_CACHE_HOME", ".cache")))
 	}
-	if absolute, err := filepath.Abs(c.cache); err == nil {
-		c.cache = absolute
+	if absolute, err := filepath.Abs(c.Cache); err == nil {
+		c.Cache = absolute
 	}
 }
 
 // resolveBuilds is everything about how and where environments are built, but for the cache itself.
-func (c *config) resolveBuilds(flags globals, file configFile) error {
-	c.layers = flags.Layer
+func (c *Config) resolveBuilds(flags Flags, defaults Defaults, file document) error {
+	c.layers = flags.Layers
 	if c.layers == nil {
-		c.layers = filepath.SplitList(c.text("layers", "ATTUNE_LAYERS", strings.Join(file.Layers, string(os.PathListSeparator)), ""))
+		c.layers = filepath.SplitList(c.text("layers", "ATTUNE_LAYERS", strings.Join(file.Layers, string(os.PathListSeparator)), strings.Join(defaults.Layers, string(os.PathListSeparator))))
 	} else {
 		c.note("layers", strings.Join(c.layers, string(os.PathListSeparator)), "--layer")
 	}
@@ -269,7 +301,7 @@ func (c *config) resolveBuilds(flags globals, file configFile) error {
 
 // userDir is the user's own directory of a kind (XDG Base Directory Specification). Without a home it lies
 // below the temporary directory.
-func (c *config) userDir(variable, fallback string) string {
+func (c *Config) userDir(variable, fallback string) string {
 	if base := c.env[variable]; filepath.IsAbs(base) {
 		return filepath.Join(base, "attune")
 	}
@@ -279,10 +311,10 @@ func (c *config) userDir(variable, fallback string) string {
 	return filepath.Join(os.TempDir(), "attune-"+strconv.Itoa(os.Getuid())+fallback)
 }
 
-func (c *config) text(key, variable, file, byDefault string) string {
+func (c *Config) text(key, variable, file, byDefault string) string {
 	value, source := byDefault, "default"
 	if file != "" {
-		value, source = file, c.file
+		value, source = file, c.File
 	}
 	if env, ok := c.env[variable]; ok && env != "" {
 		value, source = env, variable
@@ -291,7 +323,7 @@ func (c *config) text(key, variable, file, byDefault string) string {
 	return value
 }
 
-func (c *config) boolean(key, variable string, file *bool) (bool, error) {
+func (c *Config) boolean(key, variable string, file *bool) (bool, error) {
 	text := ""
 	if file != nil {
 		text = strconv.FormatBool(*file)
@@ -304,7 +336,7 @@ func (c *config) boolean(key, variable string, file *bool) (bool, error) {
 	return value, nil
 }
 
-func (c *config) duration(key, variable, file string) (time.Duration, error) {
+func (c *Config) duration(key, variable, file string) (time.Duration, error) {
 	text := c.text(key, variable, file, "")
 	if text == "" {
 		return 0, nil
@@ -316,18 +348,18 @@ func (c *config) duration(key, variable, file string) (time.Duration, error) {
 	return value, nil
 }
 
-func (c *config) note(key, value, source string) {
-	c.settings = append(c.settings, setting{key, value, source})
+func (c *Config) note(key, value, source string) {
+	c.Settings = append(c.Settings, Setting{key, value, source})
 }
 
 func fields(list string) []string {
 	return strings.FieldsFunc(list, func(r rune) bool { return r == ',' || r == ' ' })
 }
 
-func (c config) executor() executor.Config {
+func (c *Config) Executor() executor.Config {
 	return executor.Config{
-		Providers: c.providers, RequireSignature: c.requireSignature, TrustedKeys: c.trustedKeys,
-		Mode: executor.Agent(nil), Packs: c.packs, CacheDir: c.cache, Runtimes: c.runtimes,
+		Providers: c.providers, RequireSignature: c.RequireSignature, TrustedKeys: c.TrustedKeys,
+		Mode: executor.Agent(nil), Packs: c.Packs, CacheDir: c.Cache, Runtimes: c.Runtimes,
 		AllowEnv: c.allowEnv, PassProxies: c.proxies, MaxTimeout: c.maxTimeout,
 		PackConfig: c.packConfig, InstallScripts: c.scripts, Layers: c.layers, LayerOwners: c.owners, Shared: c.shared,
 		Network: c.network, Locked: c.locked, BuildTimeout: c.build,

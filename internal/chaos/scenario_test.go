@@ -1,0 +1,386 @@
+package chaos
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strings"
+	"sync"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/google/uuid"
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+
+	"github.com/attune-run/attune/executor"
+	"github.com/attune-run/attune/queue"
+	"github.com/attune-run/attune/queue/natsq"
+)
+
+func onLostFail(r *executor.Request) { r.OnLost = queue.OnLostFail }
+
+// settled checks the history of what was accepted. The audit's last line comes after the result, where its worker was killed by another's
+// hand.
+func (p *pool) settled(accepted ...string) {
+	p.t.Helper()
+	var o outcome
+	if !assert.Eventually(p.t, func() bool {
+		o = p.check(accepted, &history{})
+		return len(o.bad) == 0
+	}, 30*time.Second, 200*time.Millisecond) {
+		assert.Empty(p.t, o.bad)
+	}
+}
+
+func TestAWorkerThatIsKilledMidRun(t *testing.T) {
+	t.Parallel()
+	p := newPool(t)
+	first := p.serve().awaitReady(t)
+	fail, retry := p.submit(p.work("1.5", onLostFail)), p.submit(p.work("1.5"))
+	p.awaitStart(fail)
+	p.awaitStart(retry)
+	first.kill()
+	p.serve().awaitReady(t)
+
+	r := p.wait(fail)
+	assert.Equal(t, string(executor.Interrupted), r.Outcome)
+	assert.Contains(t, string(r.Result), `"kind":"lost"`)
+	assert.Len(t, p.starts()[fail], 1, "side effects are not repeated unless somebody asks for it")
+	r = p.wait(retry)
+	assert.Equal(t, string(executor.Succeeded), r.Outcome)
+	assert.Equal(t, uint64(2), r.Epoch)
+	assert.Len(t, p.starts()[retry], 2)
+	p.settled(fail, retry)
+}
+
+// A worker that was frozen past the ack wait comes back with a result that is nobody's any more.
+func TestAFrozenWorkerIsFenced(t *testing.T) {
+	t.Parallel()
+	p := newPool(t)
+	frozen := p.serve().awaitReady(t)
+	id := p.submit(p.work("0.7"))
+	p.awaitStart(id)
+	frozen.signal(syscall.SIGSTOP)
+	p.serve().awaitReady(t)
+	r := p.wait(id)
+	assert.Equal(t, string(executor.Succeeded), r.Outcome)
+	assert.Equal(t, uint64(2), r.Epoch)
+	frozen.signal(syscall.SIGCONT)
+	require.Eventually(t, func() bool { return strings.Contains(frozen.metrics(t), "attune_fenced_total 1") }, 30*time.Second, 50*time.Millisecond, frozen.log())
+	after, err := p.client.Record(t.Context(), id)
+	require.NoError(t, err)
+	assert.Equal(t, r, after)
+	p.settled(id)
+	// It goes on as a worker of the pool.
+	more := p.submit(p.work("0"))
+	p.wait(more)
+	frozen.signal(syscall.SIGTERM)
+	assert.Zero(t, frozen.exit(t), frozen.log())
+}
+
+// A worker that cannot reach the broker kills its child before another may have the execution.
+func TestAWorkerThatIsCutOff(t *testing.T) {
+	t.Parallel()
+	p := newPool(t)
+	link := p.link()
+	cut := p.serveAt(link.url).awaitReady(t)
+	id := p.submit(p.work("20"))
+	p.awaitStart(id)
+	link.set(true)
+	begun := time.Now()
+	require.Eventually(t, func() bool { return strings.Contains(cut.metrics(t), "attune_fenced_total 1") }, 30*time.Second, 20*time.Millisecond, cut.log())
+	assert.Less(t, time.Since(begun), fence+2*time.Second, cut.log())
+	short := p.submit(p.work("0"))
+	p.serve().awaitReady(t)
+	p.wait(short)
+	r, err := p.client.Cancel(t.Context(), id) // twenty seconds are long
+	require.NoError(t, err)
+	r = p.wait(r.ID)
+	assert.Equal(t, string(executor.Canceled), r.Outcome)
+	link.set(false)
+	after := p.submit(p.work("0"))
+	p.wait(after)
+	p.settled(id, short, after)
+}
+
+func TestTheBrokerIsKilledWhileWorkRuns(t *testing.T) {
+	t.Parallel()
+	p := newPool(t)
+	w := p.serve().awaitReady(t)
+	id := p.submit(p.work("0.4", onLostFail))
+	p.awaitStart(id)
+	p.broker.kill() // the result cannot be stored when it is there
+	time.Sleep(600 * time.Millisecond)
+	p.startBroker()
+	r := p.wait(id)
+	assert.Equal(t, string(executor.Succeeded), r.Outcome, "%s\n%s", r.Result, w.log())
+	assert.Equal(t, uint64(1), r.Epoch)
+	p.settled(id)
+}
+
+// Without a URL the server is in the worker's own process, and dies with it.
+func TestTheEmbeddedServerIsKilledUnderLoad(t *testing.T) {
+	t.Parallel()
+	p := newDir(t)
+	store := p.dir + "/store"
+	serve := func() *server { return p.serveWith("--store", store).awaitReady(t) }
+	first := serve()
+	found, err := natsq.Discover(store)
+	require.NoError(t, err)
+	p.connect(found)
+	var accepted []string
+	for range 40 {
+		accepted = append(accepted, p.submit(p.work("0.05")))
+	}
+	second := p.serveWith("--store", store)
+	assert.NotZero(t, second.exit(t), "a store has one server")
+	assert.Contains(t, second.log(), "served already by process")
+	first.kill()
+	again := serve()
+	found, err = natsq.Discover(store)
+	require.NoError(t, err)
+	p.connect(found)
+	for _, id := range accepted {
+		assert.Equal(t, string(executor.Succeeded), p.wait(id).Outcome)
+	}
+	p.settled(accepted...)
+	again.signal(syscall.SIGTERM)
+	assert.Zero(t, again.exit(t), again.log())
+}
+
+func TestOneHundredOfOneID(t *testing.T) {
+	t.Parallel()
+	p := newPool(t)
+	p.serve().awaitReady(t)
+	p.serve().awaitReady(t)
+	order := p.work("0.2", func(r *executor.Request) { r.ID = uuid.NewString() })
+	var wg sync.WaitGroup
+	hundred := func() {
+		for range 100 {
+			wg.Go(func() {
+				accepted, err := p.client.Submit(t.Context(), order)
+				assert.NoError(t, err)
+				assert.Equal(t, order.Request.ID, accepted.ID)
+			})
+		}
+		wg.Wait()
+	}
+	hundred()
+	p.awaitStart(order.Request.ID)
+	hundred()
+	r := p.wait(order.Request.ID)
+	hundred()
+	other := order
+	other.Request.Parameters = map[string]any{"ledger": p.ledger, "seconds": number("0.3")}
+	_, err := p.client.Submit(t.Context(), other)
+	assert.ErrorContains(t, err, "with another request")
+	assert.Len(t, p.starts()[order.Request.ID], 1)
+	assert.Equal(t, uint64(1), r.Epoch)
+	p.settled(order.Request.ID)
+}
+
+// What cannot be read is put aside once, and keeps nobody waiting.
+func TestPoison(t *testing.T) {
+	t.Parallel()
+	p := newPool(t)
+	p.serve().awaitReady(t)
+	first := p.submit(p.work("0"))
+	route := p.wait(first).Route
+	poison := uuid.NewString()
+	_, err := p.direct.Table(queue.Runs).Create(t.Context(), poison, []byte(`{"schema":`))
+	require.NoError(t, err)
+	orphan := uuid.NewString() // a message without a record
+	for _, id := range []string{poison, orphan} {
+		require.NoError(t, p.direct.Work().Publish(t.Context(), queue.Message{Route: route, ID: id}))
+	}
+	var accepted []string
+	for range 20 {
+		accepted = append(accepted, p.submit(p.work("0")))
+	}
+	for _, id := range accepted {
+		p.wait(id)
+	}
+	for _, id := range []string{poison, orphan} {
+		require.Eventually(t, func() bool {
+			_, err := p.direct.Table(queue.Dead).Get(t.Context(), id)
+			return err == nil
+		}, 30*time.Second, 20*time.Millisecond)
+		require.Eventually(t, func() bool {
+			waiting, err := p.direct.Work().Waiting(t.Context(), queue.Message{Route: route, ID: id})
+			return err == nil && !waiting
+		}, 30*time.Second, 20*time.Millisecond, "it comes once")
+	}
+	p.settled(accepted...)
+}
+
+// An execution that takes its worker down each time comes to an end.
+func TestAnExecutionThatKillsItsWorkers(t *testing.T) {
+	t.Parallel()
+	p := newPool(t)
+	id := p.submit(p.work("30"))
+	neighbours := []string{}
+	for attempt := 1; attempt <= queue.LostMax; attempt++ {
+		w := p.serve().awaitReady(t)
+		require.Eventually(t, func() bool { return len(p.starts()[id]) == attempt }, 60*time.Second, 10*time.Millisecond)
+		n := p.submit(p.work("0"))
+		p.wait(n)
+		neighbours = append(neighbours, n)
+		w.kill()
+	}
+	p.serve().awaitReady(t)
+	r := p.wait(id)
+	assert.Equal(t, string(executor.Interrupted), r.Outcome)
+	assert.Equal(t, queue.LostMax, r.Attempt)
+	p.settled(append(neighbours, id)...)
+}
+
+func TestDrains(t *testing.T) {
+	t.Parallel()
+	p := newPool(t)
+	first := p.serve().awaitReady(t)
+	finishes := p.submit(p.work("0.6", onLostFail))
+	p.awaitStart(finishes)
+	first.signal(syscall.SIGTERM)
+	queued := p.submit(p.work("0", onLostFail))
+	assert.Zero(t, first.exit(t), first.log())
+	assert.Equal(t, string(executor.Succeeded), p.wait(finishes).Outcome, "what runs is finished within the grace")
+	workers, err := p.client.Workers(t.Context())
+	require.NoError(t, err)
+	assert.Empty(t, workers, "it is deregistered")
+
+	second := p.serve().awaitReady(t)
+	assert.Equal(t, uint64(1), p.wait(queued).Epoch, "a worker that drains takes nothing")
+	interrupted := p.submit(p.work("30", onLostFail))
+	retried := p.submit(p.work("1"))
+	p.awaitStart(interrupted)
+	p.awaitStart(retried)
+	begun := time.Now()
+	second.signal(syscall.SIGTERM)
+	require.Eventually(t, func() bool { return strings.Contains(second.log(), "draining: no more work") }, 10*time.Second, 10*time.Millisecond)
+	second.signal(syscall.SIGTERM)
+	assert.Zero(t, second.exit(t), second.log())
+	assert.Less(t, time.Since(begun), 15*time.Second)
+	assert.Equal(t, string(executor.Interrupted), p.wait(interrupted).Outcome)
+	p.serve().awaitReady(t)
+	assert.Equal(t, string(executor.Succeeded), p.wait(retried).Outcome)
+	p.settled(finishes, queued, interrupted, retried)
+}
+
+func TestCancellations(t *testing.T) {
+	t.Parallel()
+	p := newPool(t)
+	queued := p.submit(p.work("0"))
+	_, err := p.client.Cancel(t.Context(), queued)
+	require.NoError(t, err)
+	w := p.serve().awaitReady(t)
+	running := p.submit(p.work("30"))
+	p.awaitStart(running)
+	begun := time.Now()
+	_, err = p.client.Cancel(t.Context(), running)
+	require.NoError(t, err)
+	for _, id := range []string{queued, running} {
+		assert.Equal(t, string(executor.Canceled), p.wait(id).Outcome)
+	}
+	assert.Less(t, time.Since(begun), 5*time.Second, "gone within two seconds, and what the machine needs\n%s", w.log())
+	assert.Empty(t, p.starts()[queued])
+	p.settled(queued, running)
+}
+
+// Whoever reads logs slowly holds nobody up, and is told where something is missing.
+func TestASlowReaderOfLogs(t *testing.T) {
+	t.Parallel()
+	p := newPool(t)
+	p.serve().awaitReady(t)
+	id := p.submit(p.work("0", func(r *executor.Request) { r.Action, r.Parameters = "chaos.shout", nil }))
+	ctx, cancel := context.WithCancel(t.Context())
+	defer cancel()
+	read := make(chan []queue.LogChunk)
+	go func() {
+		var chunks []queue.LogChunk
+		for chunk, err := range p.client.Logs(ctx, id, true) {
+			if err != nil {
+				break
+			}
+			chunks = append(chunks, chunk)
+			time.Sleep(time.Millisecond)
+		}
+		read <- chunks
+	}()
+	r := p.wait(id)
+	assert.Equal(t, string(executor.Succeeded), r.Outcome)
+	var chunks []queue.LogChunk
+	select {
+	case chunks = <-read:
+	case <-time.After(60 * time.Second):
+		require.Fail(t, "the log does not end")
+	}
+	require.NotEmpty(t, chunks)
+	last, bytes := uint64(0), 0
+	for _, chunk := range chunks {
+		assert.Greater(t, chunk.Number, last, "numbers rise, so that a gap shows")
+		assert.LessOrEqual(t, len(chunk.Data), queue.ChunkMax)
+		last, bytes = chunk.Number, bytes+len(chunk.Data)
+	}
+	assert.Equal(t, "end", chunks[len(chunks)-1].Stream)
+	if int(last) == len(chunks) {
+		assert.Equal(t, 20_000_000+20_000_000/99, bytes, "nothing is missing unless a number is") // fold adds the line ends
+	}
+}
+
+// What a worker is not able to run never reaches it.
+func TestMismatchedWorkers(t *testing.T) {
+	t.Parallel()
+	p := newPool(t)
+	zones := map[string]string{}
+	for _, zone := range []string{"a", "b", "c"} {
+		w := p.serve("--labels", "zone="+zone).awaitReady(t)
+		zones[w.name] = zone
+	}
+	tainted := p.serve("--taints", "gpu=yes", "--labels", "zone=a").awaitReady(t)
+	wanted := map[string]string{}
+	var accepted []string
+	for i := range 150 {
+		zone := string("abc"[i%3])
+		id := p.submit(p.work("0", func(r *executor.Request) { r.Selector = map[string]any{"zone": zone} }))
+		wanted[id] = zone
+		accepted = append(accepted, id)
+	}
+	for id, zone := range wanted {
+		r := p.wait(id)
+		assert.Equal(t, zone, zones[r.Worker], "%s ran on %s", id, r.Worker)
+		assert.NotEqual(t, tainted.name, r.Worker)
+	}
+	p.settled(accepted...)
+}
+
+// A worker starts before its broker, and outlives one that is away.
+func TestTheBrokerIsAwayAtStart(t *testing.T) {
+	t.Parallel()
+	p := newPool(t)
+	p.broker.kill()
+	w := p.serve()
+	require.Eventually(t, func() bool { return strings.Contains(w.log(), `"msg":"http"`) }, 30*time.Second, 20*time.Millisecond)
+	time.Sleep(time.Second)
+	ctx, cancel := context.WithTimeout(t.Context(), 300*time.Millisecond)
+	defer cancel()
+	_, err := p.client.Submit(ctx, p.work("0"))
+	assert.True(t, errors.Is(err, queue.ErrUnavailable) || errors.Is(err, context.DeadlineExceeded) || errors.Is(err, queue.ErrUncertain), "%v", err)
+	p.startBroker()
+	w.awaitReady(t)
+	id := p.submit(p.work("0"))
+	p.wait(id)
+	p.settled(id)
+}
+
+func TestTwoWorkersOfOneName(t *testing.T) {
+	t.Parallel()
+	p := newPool(t)
+	first := p.serve().awaitReady(t)
+	second := p.serve("--name", first.name)
+	assert.NotZero(t, second.exit(t))
+	assert.Contains(t, second.log(), fmt.Sprintf("%s is alive", first.name))
+	id := p.submit(p.work("0"))
+	p.wait(id)
+}

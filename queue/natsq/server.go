@@ -1,0 +1,279 @@
+package natsq
+
+import (
+	"context"
+	"crypto/rand"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"log/slog"
+	"net"
+	"os"
+	"os/user"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/google/renameio/v2"
+	"github.com/nats-io/nats-server/v2/server"
+	"golang.org/x/sys/unix"
+
+	"github.com/attune-run/attune/queue"
+)
+
+// A store holds:
+//
+//	lock         flock target, never unlinked; holds who serves the store
+//	server.json  0600: where the server listens, and the token that lets in
+//	jetstream/   the server's own
+const (
+	lockFile     = "lock"
+	endpointFile = "server.json"
+)
+
+// startTime is how long the server may take to read its store.
+const startTime = 5 * time.Minute
+
+// embedded is a NATS server in this process. It listens on loopback only.
+type embedded struct {
+	server *server.Server
+	store  string
+	lock   *os.File // held until close
+	user   string
+	token  string
+	log    *slog.Logger
+}
+
+// endpoint is what endpointFile holds. Port and token stay the same when the server starts again, so that clients find it.
+type endpoint struct {
+	URL   string `json:"url"`
+	User  string `json:"user"`
+	Token string `json:"token"`
+	PID   int    `json:"pid"`
+}
+
+// Discover gives the Options that connect to the server which another process has on a store. It is queue.ErrUnavailable
+// where there was none ever; one that has stopped shows when it is connected to.
+func Discover(store string) (Options, error) {
+	e, err := readEndpoint(store)
+	if errors.Is(err, fs.ErrNotExist) {
+		return Options{}, fmt.Errorf("no worker serves the store %s: %w", store, queue.ErrUnavailable)
+	}
+	if err != nil {
+		return Options{}, err
+	}
+	return Options{URL: e.URL, User: e.User, Password: e.Token}, nil
+}
+
+func readEndpoint(store string) (endpoint, error) {
+	var e endpoint
+	text, err := os.ReadFile(filepath.Join(store, endpointFile))
+	if err != nil {
+		return e, err
+	}
+	if err := json.Unmarshal(text, &e); err != nil {
+		return e, fmt.Errorf("%s: %w", filepath.Join(store, endpointFile), err)
+	}
+	return e, nil
+}
+
+func startEmbedded(o Options) (*embedded, error) {
+	if o.Store == "" {
+		return nil, errors.New("neither a URL nor a store is given")
+	}
+	if o.Sync != SyncAlways && o.Sync != SyncRelaxed {
+		return nil, fmt.Errorf("sync %q is neither %q nor %q", o.Sync, SyncAlways, SyncRelaxed)
+	}
+	if err := os.MkdirAll(o.Store, 0o700); err != nil {
+		return nil, fmt.Errorf("create the store: %w", storeError(err))
+	}
+	lock, err := lockStore(o.Store)
+	if err != nil {
+		return nil, err
+	}
+	e := &embedded{store: o.Store, lock: lock, log: o.Log}
+	if err := e.start(o); err != nil {
+		return nil, errors.Join(err, e.close())
+	}
+	return e, nil
+}
+
+// lockStore keeps a second server out. The kernel lets go when the process ends, however it ends.
+func lockStore(store string) (*os.File, error) {
+	file, err := os.OpenFile(filepath.Join(store, lockFile), os.O_RDWR|os.O_CREATE, 0o600)
+	if err != nil {
+		return nil, fmt.Errorf("lock the store: %w", storeError(err))
+	}
+	if err := unix.Flock(int(file.Fd()), unix.LOCK_EX|unix.LOCK_NB); err != nil {
+		holder, _ := os.ReadFile(file.Name())
+		_ = file.Close()
+		if errors.Is(err, unix.EWOULDBLOCK) {
+			return nil, fmt.Errorf("the store %s is served already by %s", store, orElse(strings.TrimSpace(string(holder)), "another process"))
+		}
+		return nil, fmt.Errorf("lock the store %s: %w", store, err)
+	}
+	if err := writeHolder(file); err != nil {
+		return nil, errors.Join(fmt.Errorf("lock the store: %w", storeError(err)), file.Close())
+	}
+	return file, nil
+}
+
+func writeHolder(file *os.File) error {
+	host, _ := os.Hostname()
+	if err := file.Truncate(0); err != nil {
+		return err
+	}
+	_, err := file.WriteAt(fmt.Appendf(nil, "process %d on %s\n", os.Getpid(), host), 0)
+	return err
+}
+
+// storeError names a full disk.
+func storeError(err error) error {
+	if errors.Is(err, unix.ENOSPC) || errors.Is(err, unix.EDQUOT) {
+		return fmt.Errorf("%w: %w", queue.ErrFull, err)
+	}
+	return err
+}
+
+func (e *embedded) start(o Options) error {
+	before, err := readEndpoint(e.store)
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		e.log.Warn("Clients must look for the server anew", "error", err)
+	}
+	e.user, e.token = userName(), orElse(before.Token, rand.Text())
+	limit, err := storeLimit(e.store)
+	if err != nil {
+		return err
+	}
+	e.server, err = server.NewServer(&server.Options{
+		ServerName: "attune", Host: "127.0.0.1", Port: freePort(before.URL), NoSigs: true,
+		Username: e.user, Password: e.token, DisableJetStreamBanner: true,
+		JetStream: true, StoreDir: e.store, SyncAlways: o.Sync == SyncAlways,
+		JetStreamMaxStore: limit, JetStreamMaxMemory: 64 << 20,
+	})
+	if err != nil {
+		return fmt.Errorf("start the server: %w", err)
+	}
+	failed := make(chan string, 1)
+	e.server.SetLoggerV2(serverLog{e.log, failed}, false, false, false)
+	go e.server.Start()
+	if err := e.await(failed); err != nil {
+		return err
+	}
+	return e.publish()
+}
+
+// await waits until the server has read its store. It reports what keeps it from starting to its log only.
+func (e *embedded) await(failed <-chan string) error {
+	for deadline := time.Now().Add(startTime); time.Now().Before(deadline); {
+		if e.server.ReadyForConnections(20 * time.Millisecond) {
+			return nil
+		}
+		select {
+		case why := <-failed:
+			return fmt.Errorf("start the server on %s: %s", e.store, why)
+		default:
+		}
+	}
+	return fmt.Errorf("the server on %s did not start within %v: %w", e.store, startTime, queue.ErrUnavailable)
+}
+
+// publish writes where clients find the server.
+func (e *embedded) publish() error {
+	text, err := json.Marshal(endpoint{URL: "nats://" + e.server.Addr().String(), User: e.user, Token: e.token, PID: os.Getpid()})
+	if err != nil {
+		return err
+	}
+	if err := renameio.WriteFile(filepath.Join(e.store, endpointFile), text, 0o600, renameio.IgnoreUmask()); err != nil {
+		return fmt.Errorf("tell clients where the server is: %w", storeError(err))
+	}
+	return nil
+}
+
+// ready tells whether the server still keeps what it is given: it stops doing so when its disk is full.
+func (e *embedded) ready() error {
+	if e.server.JetStreamEnabled() {
+		return nil
+	}
+	return fmt.Errorf("the server has closed its store %s: %w", e.store, queue.ErrUnavailable)
+}
+
+func (e *embedded) close() error {
+	if e.server != nil {
+		e.server.Shutdown()
+		e.server.WaitForShutdown()
+	}
+	return e.lock.Close()
+}
+
+// userName is whom the server in this process knows its clients as: they could read its token.
+func userName() string {
+	if u, err := user.Current(); err == nil && u.Username != "" {
+		return u.Username
+	}
+	return "uid-" + strconv.Itoa(os.Getuid())
+}
+
+// freePort is the port of the URL when nobody listens there, otherwise one that the kernel chooses.
+func freePort(url string) int {
+	_, port, err := net.SplitHostPort(strings.TrimPrefix(url, "nats://"))
+	if err != nil {
+		return server.RANDOM_PORT
+	}
+	listener, err := net.Listen("tcp", net.JoinHostPort("127.0.0.1", port))
+	if err != nil {
+		return server.RANDOM_PORT
+	}
+	defer listener.Close()
+	return listener.Addr().(*net.TCPAddr).Port
+}
+
+// storeLimit is what the store may grow to: nine tenths of what it has and what is free beside it, so that the server says that it
+// is full before the disk is.
+func storeLimit(store string) (int64, error) {
+	var stat unix.Statfs_t
+	if err := unix.Statfs(store, &stat); err != nil {
+		return 0, fmt.Errorf("size of the disk of %s: %w", store, err)
+	}
+	limit := int64(stat.Bavail) * stat.Bsize
+	err := filepath.WalkDir(store, func(_ string, entry fs.DirEntry, err error) error {
+		if err != nil || !entry.Type().IsRegular() {
+			return err
+		}
+		info, err := entry.Info()
+		if err == nil {
+			limit += info.Size()
+		}
+		return err
+	})
+	if err != nil {
+		return 0, fmt.Errorf("size of the store: %w", err)
+	}
+	return limit / 10 * 9, nil
+}
+
+// serverLog hands the server's messages to slog. What it starts with is told at debug level only.
+type serverLog struct {
+	log    *slog.Logger
+	failed chan<- string // the first fatal message
+}
+
+func (l serverLog) say(level slog.Level, format string, values []any) {
+	l.log.Log(context.Background(), level, fmt.Sprintf(format, values...), "from", "nats-server")
+}
+
+func (l serverLog) Noticef(format string, v ...any) { l.say(slog.LevelDebug, format, v) }
+func (l serverLog) Warnf(format string, v ...any)   { l.say(slog.LevelWarn, format, v) }
+func (l serverLog) Errorf(format string, v ...any)  { l.say(slog.LevelError, format, v) }
+func (l serverLog) Debugf(format string, v ...any)  {}
+func (l serverLog) Tracef(format string, v ...any)  {}
+
+func (l serverLog) Fatalf(format string, v ...any) {
+	l.say(slog.LevelError, format, v)
+	select {
+	case l.failed <- fmt.Sprintf(format, v...):
+	default:
+	}
+}

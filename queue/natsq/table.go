@@ -1,0 +1,177 @@
+package natsq
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"iter"
+	"strings"
+	"time"
+
+	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/jetstream"
+
+	"github.com/attune-run/attune/queue"
+)
+
+// table is one key-value bucket. It is used as a stream, because NATS's own KeyValue hides what a write without an answer is.
+type table struct {
+	broker  *broker
+	stream  jetstream.Stream
+	subject string // of keys, with its last dot
+}
+
+// markerAge is how long it is remembered that an entry was removed, for watches that were cut off meanwhile.
+const markerAge = time.Hour
+
+func (t *table) Get(ctx context.Context, key string) (queue.Entry, error) {
+	entry, err := t.last(ctx, key)
+	if err == nil && entry.Op == queue.Deleted {
+		err = queue.ErrNotFound
+	}
+	if err != nil {
+		return queue.Entry{}, t.wrap(key, err)
+	}
+	return entry, nil
+}
+
+// last is the last message of a key, be it a value or the mark of a removal.
+func (t *table) last(ctx context.Context, key string) (queue.Entry, error) {
+	if err := t.broker.online(ctx); err != nil {
+		return queue.Entry{}, err
+	}
+	raw, err := t.stream.GetLastMsgForSubject(ctx, t.subject+key)
+	if err != nil {
+		return queue.Entry{}, readError("read", err)
+	}
+	return t.entry(raw.Subject, raw.Header, raw.Data, raw.Sequence, raw.Time), nil
+}
+
+func (t *table) entry(subject string, header nats.Header, data []byte, revision uint64, at time.Time) queue.Entry {
+	e := queue.Entry{Key: strings.TrimPrefix(subject, t.subject), Value: data, Revision: revision, At: at}
+	if isMarker(header) {
+		e.Op, e.Value = queue.Deleted, nil
+	}
+	return e
+}
+
+// isMarker tells a removal (by a client: KV-Operation) or an expiry (by the server: Nats-Marker-Reason) from a value.
+func isMarker(header nats.Header) bool {
+	op := header.Get("KV-Operation")
+	return op == "DEL" || op == "PURGE" || header.Get("Nats-Marker-Reason") != ""
+}
+
+func (t *table) Create(ctx context.Context, key string, value []byte) (uint64, error) {
+	revision, err := t.write(ctx, key, value, nil, jetstream.WithExpectLastSequencePerSubject(0))
+	if !errors.Is(err, queue.ErrConflict) {
+		return revision, t.wrap(key, err)
+	}
+	entry, err := t.last(ctx, key) // the mark of a removal counts as a message
+	switch {
+	case errors.Is(err, queue.ErrNotFound): // expired in between
+		return 0, t.wrap(key, fmt.Errorf("create: %w", queue.ErrExists))
+	case err != nil:
+		return 0, t.wrap(key, err)
+	case entry.Op != queue.Deleted:
+		return 0, t.wrap(key, fmt.Errorf("create: %w", queue.ErrExists))
+	}
+	revision, err = t.write(ctx, key, value, nil, jetstream.WithExpectLastSequencePerSubject(entry.Revision))
+	if errors.Is(err, queue.ErrConflict) {
+		err = fmt.Errorf("create: %w", queue.ErrExists)
+	}
+	return revision, t.wrap(key, err)
+}
+
+func (t *table) Update(ctx context.Context, key string, value []byte, revision uint64) (uint64, error) {
+	revision, err := t.write(ctx, key, value, nil, jetstream.WithExpectLastSequencePerSubject(revision))
+	return revision, t.wrap(key, err)
+}
+
+func (t *table) Put(ctx context.Context, key string, value []byte) (uint64, error) {
+	revision, err := t.write(ctx, key, value, nil)
+	return revision, t.wrap(key, err)
+}
+
+func (t *table) Delete(ctx context.Context, key string, revision uint64) error {
+	entry, err := t.last(ctx, key)
+	if errors.Is(err, queue.ErrNotFound) || err == nil && entry.Op == queue.Deleted {
+		return nil
+	}
+	if err != nil {
+		return t.wrap(key, err)
+	}
+	header := nats.Header{"KV-Operation": {"PURGE"}, "Nats-Rollup": {"sub"}}
+	options := []jetstream.PublishOpt{jetstream.WithMsgTTL(markerAge)}
+	if revision != 0 {
+		options = append(options, jetstream.WithExpectLastSequencePerSubject(revision))
+	}
+	_, err = t.write(ctx, key, nil, header, options...)
+	return t.wrap(key, err)
+}
+
+func (t *table) write(ctx context.Context, key string, value []byte, header nats.Header, options ...jetstream.PublishOpt) (uint64, error) {
+	if err := t.broker.online(ctx); err != nil {
+		return 0, err
+	}
+	ack, err := t.broker.js.PublishMsg(ctx, &nats.Msg{Subject: t.subject + key, Data: value, Header: header}, options...)
+	if err != nil {
+		return 0, writeError("write", err)
+	}
+	return ack.Sequence, nil
+}
+
+func (t *table) wrap(key string, err error) error {
+	if err == nil {
+		return nil
+	}
+	return fmt.Errorf("%s %s: %w", strings.TrimSuffix(strings.TrimPrefix(t.subject, "$KV."), "."), key, err)
+}
+
+func (t *table) List(ctx context.Context, prefix string) iter.Seq2[queue.Entry, error] {
+	return func(yield func(queue.Entry, error) bool) {
+		for message, err := range t.read(ctx, prefix, false) {
+			if err != nil {
+				yield(queue.Entry{}, t.wrap(prefix, err))
+				return
+			}
+			if entry := t.entryOf(message); entry.Op == queue.Stored && !yield(entry, nil) {
+				return
+			}
+		}
+	}
+}
+
+func (t *table) Watch(ctx context.Context, prefix string) iter.Seq2[queue.Entry, error] {
+	return func(yield func(queue.Entry, error) bool) {
+		current := false
+		for message, err := range t.read(ctx, prefix, true) {
+			entry := queue.Entry{Op: queue.Current}
+			switch {
+			case err != nil:
+				yield(queue.Entry{}, t.wrap(prefix, err))
+				return
+			case message == nil:
+				current = true
+			default:
+				if entry = t.entryOf(message); entry.Op == queue.Deleted && !current {
+					continue
+				}
+			}
+			if !yield(entry, nil) {
+				return
+			}
+		}
+	}
+}
+
+func (t *table) read(ctx context.Context, prefix string, follow bool) iter.Seq2[*message, error] {
+	config := jetstream.OrderedConsumerConfig{DeliverPolicy: jetstream.DeliverLastPerSubjectPolicy, FilterSubjects: []string{t.subject + ">"}}
+	if prefix != "" {
+		config.FilterSubjects = []string{t.subject + prefix, t.subject + prefix + ".>"}
+	}
+	return t.broker.read(ctx, t.stream, config, follow)
+}
+
+func (t *table) entryOf(m *message) queue.Entry {
+	return t.entry(m.Subject(), m.Headers(), m.Data(), m.metadata.Sequence.Stream, m.metadata.Timestamp)
+}

@@ -1,0 +1,470 @@
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"runtime"
+	"strconv"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"syscall"
+	"time"
+
+	"github.com/attune-run/attune/executor"
+	"github.com/attune-run/attune/queue"
+	"github.com/attune-run/attune/queue/natsq"
+	"github.com/attune-run/attune/worker"
+)
+
+// poolServer is an attune-worker that serves a store of its own.
+type poolServer struct {
+	cmd    *exec.Cmd
+	store  string
+	broker queue.Broker
+	client *worker.Client
+}
+
+// noopRequest is core.noop, which costs what attune itself costs.
+func noopRequest() executor.Request {
+	return executor.Request{Schema: executor.RequestSchema, Action: "core.noop"}
+}
+
+func (b *bench) engine() (*executor.Service, error) {
+	packs, err := filepath.Abs("packs")
+	if err != nil {
+		return nil, err
+	}
+	return executor.New(executor.Config{CacheDir: filepath.Join(b.work, "cache"), Packs: []string{packs}})
+}
+
+// servePool starts a worker on a store and connects to it.
+func (b *bench) servePool(store, sync string, flags ...string) (*poolServer, error) {
+	binary := filepath.Join(filepath.Dir(b.attune), "attune-worker")
+	notify := filepath.Join(b.work, "pool.log")
+	log, err := os.OpenFile(notify, os.O_CREATE|os.O_TRUNC|os.O_RDWR, 0o600)
+	if err != nil {
+		return nil, err
+	}
+	defer func() { _ = log.Close() }()
+	cmd := b.command(binary, append([]string{"serve", "--store", store, "--mode", "agent", "--packs", "packs"}, flags...)...)
+	cmd.Env = append(cmd.Env, "ATTUNE_SYNC="+sync, "ATTUNE_NATS_URL=", "ATTUNE_CONFIG=/dev/null")
+	cmd.Stderr = log
+	if err := cmd.Start(); err != nil {
+		return nil, err
+	}
+	s := &poolServer{cmd: cmd, store: store}
+	for begun := time.Now(); ; time.Sleep(5 * time.Millisecond) {
+		text, _ := os.ReadFile(notify)
+		if strings.Contains(string(text), `"msg":"ready"`) {
+			break
+		}
+		if time.Since(begun) > time.Minute {
+			return s, fmt.Errorf("attune-worker does not become ready: %s", text)
+		}
+	}
+	options, err := natsq.Discover(store)
+	if err != nil {
+		return s, err
+	}
+	if s.broker, err = natsq.Open(context.Background(), options); err != nil {
+		return s, err
+	}
+	service, err := b.engine()
+	if err != nil {
+		return s, err
+	}
+	s.client = worker.NewClient(worker.ClientConfig{Broker: s.broker, Service: service, Who: "bench", Unroutable: time.Hour})
+	return s, nil
+}
+
+func (s *poolServer) stop() error {
+	if s == nil {
+		return nil
+	}
+	if s.broker != nil {
+		_ = s.broker.Close()
+	}
+	_ = s.cmd.Process.Signal(syscall.SIGTERM)
+	return s.cmd.Wait()
+}
+
+// submit sends n no-ops from many goroutines.
+func (s *poolServer) submit(n int) error {
+	if _, err := s.client.Submit(context.Background(), worker.Order{Request: noopRequest()}); err != nil { // asks the catalog, opens the route
+		return err
+	}
+	var sent atomic.Int64
+	sent.Add(1)
+	var group sync.WaitGroup
+	failed := make(chan error, 64)
+	for range 64 {
+		group.Go(func() {
+			for sent.Add(1) <= int64(n) {
+				if _, err := s.client.Submit(context.Background(), worker.Order{Request: noopRequest()}); err != nil {
+					failed <- err
+					return
+				}
+			}
+		})
+	}
+	group.Wait()
+	select {
+	case err := <-failed:
+		return err
+	default:
+		return nil
+	}
+}
+
+// drained waits until nothing lies on any route.
+func (s *poolServer) drained() error {
+	for {
+		left := uint64(0)
+		routes, err := s.broker.Work().Backlog(context.Background())
+		if err != nil {
+			return err
+		}
+		for _, b := range routes {
+			left += b.Waiting + b.Taken
+		}
+		if left == 0 {
+			return nil
+		}
+		time.Sleep(10 * time.Millisecond)
+	}
+}
+
+// poolLatency compares a request's way through an idle pool with the same execution in this process.
+func (b *bench) poolLatency() (err error) {
+	s, err := b.servePool(filepath.Join(b.work, "latency"), "always")
+	defer func() { err = errors.Join(err, s.stop()) }()
+	if err != nil {
+		return err
+	}
+	service, err := b.engine()
+	if err != nil {
+		return err
+	}
+	var direct, pooled []time.Duration
+	for round := range 201 {
+		begun := time.Now()
+		if result := service.Execute(context.Background(), noopRequest(), executor.Observer{}); result.Status != executor.Succeeded {
+			return fmt.Errorf("in process: %+v", result.Error)
+		}
+		first := time.Since(begun)
+		begun = time.Now()
+		accepted, err := s.client.Submit(context.Background(), worker.Order{Request: noopRequest()})
+		if err != nil {
+			return err
+		}
+		if r, err := s.client.Wait(context.Background(), accepted.ID); err != nil || r.Outcome != string(executor.Succeeded) {
+			return fmt.Errorf("through the pool: %+v: %w", r, err)
+		}
+		if round > 0 {
+			direct, pooled = append(direct, first), append(pooled, time.Since(begun))
+		}
+	}
+	baseline, took := median(direct), median(pooled)
+	row("core.noop through an idle pool, against in process", baseline, took, plus(baseline, took), "<= +5 ms")
+	return nil
+}
+
+// poolThroughput compares a saturated worker with fork, exec and pipes alone, each at its best concurrency.
+func (b *bench) poolThroughput() error {
+	const n = 1500
+	ways := []int{runtime.NumCPU(), 2 * runtime.NumCPU(), 4 * runtime.NumCPU()}
+	bare := 0.0
+	for _, at := range ways {
+		rate, err := b.bareRate(n, at)
+		if err != nil {
+			return err
+		}
+		bare = max(bare, rate)
+	}
+	for sync, wanted := range map[string]string{"always": ">= 60 %", "relaxed": ">= 85 %"} {
+		best := 0.0
+		for _, at := range ways {
+			rate, err := b.poolRate(filepath.Join(b.work, fmt.Sprintf("throughput-%s-%d", sync, at)), sync, n, at)
+			if err != nil {
+				return err
+			}
+			best = max(best, rate)
+		}
+		rates("core.noop/s, sync "+sync+", against fork+exec", bare, best, fmt.Sprintf("%.0f %%", 100*best/bare), wanted)
+	}
+	return nil
+}
+
+func (b *bench) bareRate(n, concurrency int) (float64, error) {
+	var started atomic.Int64
+	var group sync.WaitGroup
+	failed := make(chan error, concurrency)
+	begun := time.Now()
+	for range concurrency {
+		group.Go(func() {
+			for started.Add(1) <= int64(n) {
+				cmd := b.command("sh", "packs/core/actions/noop.sh")
+				cmd.Stdin, cmd.Stdout, cmd.Stderr = strings.NewReader("{}"), io.MultiWriter(), io.MultiWriter() // pipes
+				if err := cmd.Run(); err != nil {
+					failed <- err
+					return
+				}
+			}
+		})
+	}
+	group.Wait()
+	select {
+	case err := <-failed:
+		return 0, err
+	default:
+		return float64(n) / time.Since(begun).Seconds(), nil
+	}
+}
+
+// poolRate queues everything on a worker that is not able to run it, then times one that is.
+func (b *bench) poolRate(store, sync string, n, concurrency int) (rate float64, err error) {
+	if err := b.fill(store, n); err != nil {
+		return 0, err
+	}
+	s, err := b.servePool(store, sync, "--concurrency", strconv.Itoa(concurrency))
+	defer func() { err = errors.Join(err, s.stop()) }()
+	if err != nil {
+		return 0, err
+	}
+	if err := s.drained(); err != nil {
+		return 0, err
+	}
+	first, last, count := time.Time{}, time.Time{}, 0
+	for entry, err := range s.broker.Table(queue.Runs).List(context.Background(), "") {
+		if err != nil {
+			return 0, err
+		}
+		var r queue.Record
+		if err := json.Unmarshal(entry.Value, &r); err != nil || r.Outcome != string(executor.Succeeded) {
+			return 0, fmt.Errorf("%s: %s %s %w", r.ID, r.State, r.Outcome, err)
+		}
+		if count++; first.IsZero() || r.ClaimedAt.Before(first) {
+			first = r.ClaimedAt
+		}
+		if r.FinishedAt.After(last) {
+			last = r.FinishedAt
+		}
+	}
+	if count != n {
+		return 0, fmt.Errorf("%d results of %d", count, n)
+	}
+	return float64(n) / last.Sub(first).Seconds(), nil
+}
+
+// fill queues n no-ops on a store whose worker has no runtime for them.
+func (b *bench) fill(store string, n int) (err error) {
+	s, err := b.servePool(store, "relaxed", "--allow-actions", "none.*", "--runtimes", "python")
+	defer func() { err = errors.Join(err, s.stop()) }()
+	if err != nil {
+		return err
+	}
+	return s.submit(n)
+}
+
+// poolProtocol is everything but the child: submission, claim, commit, acknowledgement, audit. The baseline is what the disk syncs.
+func (b *bench) poolProtocol() (err error) {
+	const n = 4000
+	syncs, err := b.syncRate()
+	if err != nil {
+		return err
+	}
+	broker, err := natsq.Open(context.Background(), natsq.Options{Store: filepath.Join(b.work, "protocol")})
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, broker.Close()) }()
+	service, err := b.engine()
+	if err != nil {
+		return err
+	}
+	w, err := worker.New(worker.Config{Broker: broker, Service: service, Name: "bench", Slots: 64,
+		Execute: func(_ context.Context, req executor.Request, _ executor.Observer) executor.Result {
+			return executor.Result{Schema: executor.ResultSchema, ID: req.ID, Action: req.Action, Status: executor.Succeeded}
+		}})
+	if err != nil {
+		return err
+	}
+	take, end := context.WithCancel(context.Background())
+	defer end()
+	done := make(chan error, 1)
+	go func() { done <- w.Run(take, context.Background()) }()
+	s := &poolServer{broker: broker, client: worker.NewClient(worker.ClientConfig{Broker: broker, Service: service, Who: "bench"})}
+	if err := s.submit(100); err != nil { // the route is opened, the worker awake
+		return err
+	}
+	begun := time.Now()
+	if err := s.submit(n); err != nil {
+		return err
+	}
+	if err := s.drained(); err != nil {
+		return err
+	}
+	rate := float64(n) / time.Since(begun).Seconds()
+	end()
+	if err := <-done; err != nil {
+		return err
+	}
+	rates("protocol alone/s, sync always, beside syncs/s", syncs, rate, fmt.Sprintf("%.0f /s", rate), ">= 800 /s")
+	return nil
+}
+
+// syncRate is how often a second one small write reaches the disk.
+func (b *bench) syncRate() (float64, error) {
+	file, err := os.Create(filepath.Join(b.work, "syncs"))
+	if err != nil {
+		return 0, err
+	}
+	defer func() { _ = file.Close() }()
+	begun, n := time.Now(), 0
+	for ; time.Since(begun) < time.Second; n++ {
+		if _, err := file.Write(make([]byte, 1024)); err != nil {
+			return 0, err
+		}
+		if err := file.Sync(); err != nil {
+			return 0, err
+		}
+	}
+	return float64(n) / time.Since(begun).Seconds(), nil
+}
+
+// poolBacklog is how soon a worker serves, and what it needs, in front of many requests.
+func (b *bench) poolBacklog() (err error) {
+	n := 100_000
+	if text := os.Getenv("ATTUNE_BENCH_BACKLOG"); text != "" {
+		if n, err = strconv.Atoi(text); err != nil {
+			return err
+		}
+	}
+	empty, err := b.servePool(filepath.Join(b.work, "backlog-empty"), "always")
+	if err != nil {
+		return errors.Join(err, empty.stop())
+	}
+	time.Sleep(2 * time.Second)
+	before := empty.memory()
+	if err := empty.stop(); err != nil {
+		return err
+	}
+	store := filepath.Join(b.work, "backlog")
+	begun := time.Now()
+	if err := b.fill(store, n); err != nil {
+		return err
+	}
+	filled := time.Since(begun)
+	begun = time.Now()
+	s, err := b.servePool(store, "always")
+	defer func() { err = errors.Join(err, s.stop()) }()
+	if err != nil {
+		return err
+	}
+	ready := time.Since(begun)
+	stop, err := s.firstDone()
+	if err != nil {
+		return err
+	}
+	first := time.Since(begun)
+	stop()
+	most := 0.0
+	for range 100 {
+		most = max(most, s.memory())
+		time.Sleep(100 * time.Millisecond)
+	}
+	fmt.Printf("%-44s %10s %10s %10s   %s\n", fmt.Sprintf("%d queued in %s: ready, first result", n, filled.Round(time.Second)),
+		milliseconds(ready), milliseconds(first), plus(ready, first), "at once")
+	fmt.Printf("%-44s %10s %10s %10s   %s\n", "worker and server in front of them, against none",
+		mebibytes(before), mebibytes(most), "+"+mebibytes(most-before), "< 150 MiB")
+	return nil
+}
+
+// firstDone waits for the first execution that is done.
+func (s *poolServer) firstDone() (stop func(), err error) {
+	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
+	for {
+		for entry, err := range s.broker.Table(queue.Runs).List(ctx, "") { // ordered by the last change: what is done comes last
+			if err != nil {
+				cancel()
+				return nil, err
+			}
+			if strings.Contains(string(entry.Value), `"state":"done"`) {
+				return cancel, nil
+			}
+		}
+	}
+}
+
+// poolIdle is what a worker with its server needs while nothing happens, and after something did.
+func (b *bench) poolIdle() (err error) {
+	s, err := b.servePool(filepath.Join(b.work, "idle"), "always")
+	defer func() { err = errors.Join(err, s.stop()) }()
+	if err != nil {
+		return err
+	}
+	_ = s.broker.Close() // the bench itself is no part of it
+	time.Sleep(3 * time.Second)
+	const watched = 15 * time.Second
+	before := s.cpu()
+	time.Sleep(watched)
+	share := 100 * (s.cpu() - before).Seconds() / watched.Seconds()
+	fresh := s.memory()
+	options, err := natsq.Discover(s.store)
+	if err != nil {
+		return err
+	}
+	if s.broker, err = natsq.Open(context.Background(), options); err != nil {
+		return err
+	}
+	service, err := b.engine()
+	if err != nil {
+		return err
+	}
+	s.client = worker.NewClient(worker.ClientConfig{Broker: s.broker, Service: service, Who: "bench"})
+	if err := errors.Join(s.submit(2000), s.drained()); err != nil {
+		return err
+	}
+	after := s.memory()
+	fmt.Printf("%-44s %10s %10s %10s   %s\n", "idle worker and server: processor, memory", "-", mebibytes(fresh), fmt.Sprintf("%.2f %%", share), "< 1 %, < 40 MiB")
+	fmt.Printf("%-44s %10s %10s %10s   %s\n", "  after 2,000 executions", mebibytes(fresh), mebibytes(after), "+"+mebibytes(after-fresh), "< 100 MiB")
+	return nil
+}
+
+// memory is the resident size of the process in MiB, without the pages of its binary, which the page cache holds anyway.
+func (s *poolServer) memory() float64 {
+	text, _ := os.ReadFile(fmt.Sprintf("/proc/%d/status", s.cmd.Process.Pid))
+	for line := range strings.Lines(string(text)) {
+		if rest, ok := strings.CutPrefix(line, "RssAnon:"); ok {
+			kilobytes, _ := strconv.ParseFloat(strings.Fields(rest)[0], 64)
+			return kilobytes / 1024
+		}
+	}
+	return 0
+}
+
+// cpu is the processor time of the process so far (proc_pid_stat(5): utime and stime, in ticks of 10 ms).
+func (s *poolServer) cpu() time.Duration {
+	text, _ := os.ReadFile(fmt.Sprintf("/proc/%d/stat", s.cmd.Process.Pid))
+	_, rest, _ := strings.Cut(string(text), ") ")
+	fields := strings.Fields(rest)
+	if len(fields) < 13 {
+		return 0
+	}
+	user, _ := strconv.Atoi(fields[11])
+	system, _ := strconv.Atoi(fields[12])
+	return time.Duration(user+system) * 10 * time.Millisecond
+}
+
+func rates(what string, baseline, attune float64, figure, wanted string) {
+	fmt.Printf("%-44s %10s %10s %10s   %s\n", what, fmt.Sprintf("%.0f /s", baseline), fmt.Sprintf("%.0f /s", attune), figure, wanted)
+}
+
+func mebibytes(n float64) string { return fmt.Sprintf("%.1f MiB", n) }

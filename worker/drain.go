@@ -1,0 +1,47 @@
+package worker
+
+import (
+	"context"
+	"time"
+)
+
+// drain waits for what runs: as long as the grace lasts, then it is ended.
+func (w *Worker) drain(work, background context.Context) {
+	w.draining.Store(true)
+	if len(w.running()) > 0 {
+		w.log.Info("draining", "running", len(w.running()), "grace", w.cfg.Grace)
+	}
+	_ = w.heartbeatEntry(background) // the pool should know
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(background), w.cfg.Grace)
+	defer cancel()
+	defer context.AfterFunc(work, cancel)()
+	if w.idle(ctx) {
+		return
+	}
+	// Executions that are claimed just now are ended as well.
+	for !w.idleWithin(background, 50*time.Millisecond) {
+		for _, a := range w.running() {
+			a.cancel(errDrained)
+		}
+	}
+}
+
+// idle waits until every slot is free; false when the context ended before.
+func (w *Worker) idle(ctx context.Context) bool {
+	n := 0
+	for n < w.cfg.Slots {
+		got := w.slots.acquire(ctx)
+		if got == 0 {
+			w.slots.release(n)
+			return false
+		}
+		n += got
+	}
+	return true
+}
+
+func (w *Worker) idleWithin(ctx context.Context, d time.Duration) bool {
+	ctx, cancel := context.WithTimeout(ctx, d)
+	defer cancel()
+	return w.idle(ctx)
+}

@@ -1,0 +1,396 @@
+package worker
+
+import (
+	"container/heap"
+	"encoding/json"
+	"sync"
+	"time"
+
+	"github.com/attune-run/attune/executor"
+	"github.com/attune-run/attune/queue"
+)
+
+// view is what a scheduler knows of all executions that are not over, and of the workers. It lags behind the tables; what is done
+// about it is done by compare-and-set.
+type view struct {
+	begun time.Time // monotonic: when the term began
+
+	mu       sync.Mutex
+	loaded   map[queue.TableName]bool
+	runs     map[string]*run
+	routes   map[string]*route
+	limits   map[string]*limit  // by action
+	running  map[string]*run    // the part of runs that workers hold, by id
+	due      dueHeap            // parked until a time
+	fresh    []check            // queued and not seen claimed, oldest first
+	workers  map[string]*worker // the live ones, and those lost while they held something
+	stranded bool               // routes are to be compared with the workers again
+}
+
+// run is an execution that is not over: what the scheduler needs of its Record.
+type run struct {
+	id         string
+	revision   uint64
+	state      queue.State
+	priority   queue.Priority
+	attempt    int
+	route      *route
+	limit      *limit // nil: of no limited action
+	worker     string
+	notBefore  time.Time
+	unroutable time.Time
+	waiting    bool      // in its limit's line
+	written    time.Time // by the broker's clock
+}
+
+func (r *run) message() queue.Message {
+	return queue.Message{Route: r.route.name, Priority: r.priority, ID: r.id}
+}
+
+// route is one requirement, and whether a live worker satisfies it.
+type route struct {
+	name        string
+	requirement json.RawMessage
+	queued      int
+	able        bool
+	wasAble     bool      // in this term
+	since       time.Time // monotonic: when it was last found to be able, or the term began
+}
+
+// limit is an action that may run a number of times at once.
+type limit struct {
+	action string
+	max    int
+	lines  [3][]string // ids that wait for a place, by priority, low first
+	dirty  bool        // places may be free, or asked for
+}
+
+func (l *limit) line(p queue.Priority) *[]string { return &l.lines[min(max(int(p), -1), 1)+1] }
+
+// worker is one that was heard of.
+type worker struct {
+	able executor.Capabilities
+	live bool
+	gone time.Time // monotonic, when not live
+	idle bool      // draining: it takes nothing more
+}
+
+// check is a queued execution whose message is to be looked for, unless it has moved on.
+type check struct {
+	id       string
+	revision uint64
+	at       time.Time // monotonic
+}
+
+func newView() *view {
+	return &view{
+		begun: time.Now(), loaded: map[queue.TableName]bool{}, runs: map[string]*run{}, routes: map[string]*route{},
+		limits: map[string]*limit{}, running: map[string]*run{}, workers: map[string]*worker{},
+	}
+}
+
+// complete tells whether all that was there when the term began has been seen.
+func (v *view) complete() bool {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	return v.loaded[queue.Runs] && v.loaded[queue.Workers]
+}
+
+// glance is the part of a Record that is read at each change.
+type glance struct {
+	State       queue.State     `json:"state"`
+	Attempt     int             `json:"attempt"`
+	Worker      string          `json:"worker"`
+	Action      string          `json:"action"`
+	Route       string          `json:"route"`
+	Priority    queue.Priority  `json:"priority"`
+	Requirement json.RawMessage `json:"requirement"`
+	NotBefore   time.Time       `json:"not_before"`
+	Limit       int             `json:"limit"`
+	Unroutable  time.Time       `json:"unroutable"`
+}
+
+// seeRun takes a change of the table Runs in.
+func (v *view) seeRun(entry queue.Entry) {
+	var g glance
+	if entry.Op == queue.Stored && json.Unmarshal(entry.Value, &g) != nil {
+		return // reported by whoever takes it out of the queue
+	}
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	if entry.Op == queue.Current {
+		v.loaded[queue.Runs], v.stranded = true, true
+		return
+	}
+	before := v.runs[entry.Key]
+	if before != nil {
+		if entry.Op == queue.Stored && entry.Revision <= before.revision {
+			return
+		}
+		v.drop(before)
+	}
+	if entry.Op == queue.Stored && g.State != queue.Done {
+		v.add(entry, &g)
+	} else if g.Limit > 0 {
+		v.limitOf(g.Action, g.Limit).dirty = true
+	}
+}
+
+// drop forgets what a run was.
+func (v *view) drop(r *run) {
+	delete(v.runs, r.id)
+	delete(v.running, r.id)
+	if r.state == queue.Queued {
+		r.route.queued--
+	}
+	if r.limit != nil {
+		r.limit.dirty = true
+	}
+}
+
+func (v *view) add(entry queue.Entry, g *glance) {
+	r := &run{
+		id: entry.Key, revision: entry.Revision, state: g.State, priority: g.Priority, attempt: g.Attempt, worker: g.Worker,
+		notBefore: g.NotBefore, unroutable: g.Unroutable, written: entry.At, route: v.routeOf(g.Route, g.Requirement),
+	}
+	if g.Limit > 0 {
+		r.limit = v.limitOf(g.Action, g.Limit)
+		r.limit.dirty = true
+	}
+	v.runs[r.id] = r
+	switch g.State {
+	case queue.Queued:
+		r.route.queued++
+		v.stranded = v.stranded || !r.route.able
+		v.fresh = append(v.fresh, check{r.id, r.revision, time.Now()})
+	case queue.Running:
+		v.running[r.id] = r
+	case queue.Parked:
+		heap.Push(&v.due, due{r.notBefore, r.id, r.revision})
+	}
+}
+
+func (v *view) routeOf(name string, requirement json.RawMessage) *route {
+	known := v.routes[name]
+	if known == nil {
+		known = &route{name: name, requirement: requirement, since: v.begun}
+		v.routes[name] = known
+		v.stranded = true
+	}
+	return known
+}
+
+func (v *view) limitOf(action string, places int) *limit {
+	known := v.limits[action]
+	if known == nil {
+		known = &limit{action: action}
+		v.limits[action] = known
+	}
+	known.max = places
+	return known
+}
+
+// seeWorker takes a change of the table Workers in.
+func (v *view) seeWorker(entry queue.Entry) {
+	var w queue.WorkerEntry
+	if entry.Op == queue.Stored && json.Unmarshal(entry.Value, &w) != nil {
+		return
+	}
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	switch entry.Op {
+	case queue.Current:
+		v.loaded[queue.Workers], v.stranded = true, true
+	case queue.Deleted:
+		if known := v.workers[entry.Key]; known != nil {
+			known.live, known.gone = false, time.Now()
+		}
+		v.stranded = true
+	case queue.Stored:
+		known := v.workers[entry.Key]
+		now := &worker{live: true, idle: w.Draining}
+		if err := json.Unmarshal(w.Capabilities, &now.able); err != nil {
+			now.idle = true // a newer attune's words: it is live all the same
+		}
+		v.stranded = v.stranded || known == nil || !known.live || known.idle != now.idle || !sameJSON(known.able, now.able)
+		v.workers[entry.Key] = now
+	}
+}
+
+func sameJSON(a, b any) bool {
+	x, errX := json.Marshal(a)
+	y, errY := json.Marshal(b)
+	return errX == nil && errY == nil && string(x) == string(y)
+}
+
+// lost tells whether a worker has not been heard of for that long.
+func (v *view) lost(name string, silence time.Duration) bool {
+	known := v.workers[name]
+	if known == nil {
+		return time.Since(v.begun) >= silence
+	}
+	return !known.live && time.Since(known.gone) >= silence
+}
+
+// due is when a parked execution is to be looked at.
+type due struct {
+	at       time.Time
+	id       string
+	revision uint64
+}
+
+// dueHeap has what is due first on top (package container/heap).
+type dueHeap []due
+
+func (h dueHeap) Len() int           { return len(h) }
+func (h dueHeap) Less(i, j int) bool { return h[i].at.Before(h[j].at) }
+func (h dueHeap) Swap(i, j int)      { h[i], h[j] = h[j], h[i] }
+
+// Push is for package heap.
+func (h *dueHeap) Push(one any) { *h = append(*h, one.(due)) }
+
+// Pop is for package heap.
+func (h *dueHeap) Pop() any {
+	last := (*h)[len(*h)-1]
+	*h = (*h)[:len(*h)-1]
+	return last
+}
+
+// nextDue is when the next parked execution is due.
+func (v *view) nextDue() (at time.Time, ok bool) {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	if len(v.due) == 0 {
+		return time.Time{}, false
+	}
+	return v.due[0].at, true
+}
+
+// takeDue takes what is due now; what needs a place goes to its line instead.
+func (v *view) takeDue(now time.Time) []*run {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	var all []*run
+	for len(v.due) > 0 && !v.due[0].at.After(now) {
+		top, _ := heap.Pop(&v.due).(due)
+		r := v.runs[top.id]
+		if r == nil || r.revision != top.revision {
+			continue // it has moved on
+		}
+		if r.limit == nil {
+			all = append(all, r)
+		} else if !r.waiting {
+			line := r.limit.line(r.priority)
+			*line, r.waiting, r.limit.dirty = append(*line, r.id), true, true
+		}
+	}
+	return all
+}
+
+// later looks at a run again.
+func (v *view) later(r *run, at time.Time) {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	heap.Push(&v.due, due{at, r.id, r.revision})
+}
+
+// takeFresh takes the queued executions whose message should have been delivered by now.
+func (v *view) takeFresh(age time.Duration) []*run {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	var all []*run
+	n := 0
+	for ; n < len(v.fresh) && time.Since(v.fresh[n].at) >= age; n++ {
+		if r := v.runs[v.fresh[n].id]; r != nil && r.revision == v.fresh[n].revision {
+			all = append(all, r)
+		}
+	}
+	if v.fresh = v.fresh[n:]; len(v.fresh) == 0 {
+		v.fresh = nil
+	}
+	return all
+}
+
+// again looks for a run's message again.
+func (v *view) again(r *run) {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	v.fresh = append(v.fresh, check{r.id, r.revision, time.Now()})
+}
+
+// takeOld are the executions that were not written for that long.
+func (v *view) takeOld(now time.Time, age time.Duration) []*run {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	var all []*run
+	for _, r := range v.runs {
+		if !r.written.IsZero() && now.Sub(r.written) > age {
+			all = append(all, r)
+		}
+	}
+	return all
+}
+
+// takeLost are the executions whose worker has not been heard of for that long.
+func (v *view) takeLost(silence time.Duration) []*run {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	var all []*run
+	for _, r := range v.running {
+		if v.lost(r.worker, silence) {
+			all = append(all, r)
+		}
+	}
+	return all
+}
+
+// compareRoutes finds out which routes are able, when that may have changed.
+func (v *view) compareRoutes() {
+	if !v.stranded {
+		return
+	}
+	v.stranded = false
+	r := v.router()
+	for _, known := range v.routes {
+		was := known.able
+		known.able = len(r.reasons(known.requirement)) == 0
+		if known.able {
+			known.wasAble = true
+		} else if was {
+			known.since = time.Now()
+		}
+	}
+}
+
+// takeUnroutable are the queued executions that waited too long for a worker able to run them.
+func (v *view) takeUnroutable(now time.Time, timing Timing) []*run {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	v.compareRoutes()
+	waiting := 0
+	for _, known := range v.routes {
+		if !known.able {
+			waiting += known.queued
+		}
+	}
+	if waiting == 0 {
+		return nil
+	}
+	var all []*run
+	for _, r := range v.runs {
+		if r.state == queue.Queued && !r.route.able && r.late(now, timing) {
+			all = append(all, r)
+		}
+	}
+	return all
+}
+
+// late tells whether a queued execution that no worker is able to run is to end. A worker that was there counts; so does the time
+// that workers need to be heard of again when all of the pool has been away.
+func (r *run) late(now time.Time, timing Timing) bool {
+	patience := timing.Fence
+	if r.route.wasAble {
+		patience = timing.Unroutable
+	}
+	return !r.unroutable.IsZero() && !now.Before(r.unroutable) && time.Since(r.route.since) >= min(patience, timing.Unroutable)
+}

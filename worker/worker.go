@@ -1,0 +1,221 @@
+package worker
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"os"
+	"path"
+	"regexp"
+	stdruntime "runtime"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/google/uuid"
+
+	"github.com/attune-run/attune/executor"
+	"github.com/attune-run/attune/queue"
+)
+
+// Worker takes executions from the pool and runs them.
+type Worker struct {
+	cfg      Config
+	broker   queue.Broker
+	runs     queue.Table
+	instance string
+	started  time.Time
+
+	audit  *auditor
+	packs  *packStore
+	routes *routes
+	peers  peers
+	slots  *slots
+	log    *slog.Logger
+
+	clock    atomic.Int64 // how far the broker's clock is ahead of ours, in nanoseconds
+	draining atomic.Bool
+	serving  atomic.Bool
+	empty    string // a directory with nothing in it, where scripts without a pack are at home
+
+	mu       sync.Mutex
+	attempts map[string]*attempt // by execution id
+}
+
+// ErrNameTaken is a worker whose name another one in the pool has; it comes wrapped.
+var ErrNameTaken = errors.New("another worker in the pool has this name")
+
+// errEvicted ends a worker whose entry another one took.
+var errEvicted = errors.New("another worker took this worker's name while it was not heard of")
+
+var workerName = regexp.MustCompile(`^[A-Za-z0-9_=-]+(\.[A-Za-z0-9_=-]+)*$`)
+
+// New checks a configuration and makes a worker of it; it touches neither disk nor broker.
+func New(cfg Config) (*Worker, error) {
+	if cfg.Broker == nil || cfg.Service == nil {
+		return nil, errors.New("worker: it needs a broker and a service")
+	}
+	if cfg.Name == "" {
+		host, err := os.Hostname()
+		if err != nil {
+			return nil, fmt.Errorf("worker: name the worker: %w", err)
+		}
+		cfg.Name = host
+	}
+	if !workerName.MatchString(cfg.Name) {
+		return nil, fmt.Errorf("worker name %q: it is letters, digits, _, = and -, in parts joined by dots", cfg.Name)
+	}
+	for _, glob := range cfg.AllowActions {
+		if _, err := path.Match(glob, ""); err != nil {
+			return nil, fmt.Errorf("%q is no pattern of action names: %w", glob, err)
+		}
+	}
+	cfg.Slots = cmp.Or(cfg.Slots, stdruntime.NumCPU())
+	cfg.Grace = cmp.Or(cfg.Grace, 30*time.Second)
+	cfg.Timing = cfg.Timing.WithDefaults()
+	if cfg.Execute == nil {
+		cfg.Execute = cfg.Service.Execute
+	}
+	if cfg.Log == nil {
+		cfg.Log = slog.New(slog.NewTextHandler(io.Discard, nil))
+	}
+	if cfg.Observer == nil {
+		cfg.Observer = silent{}
+	}
+	w := &Worker{
+		cfg: cfg, broker: cfg.Broker, runs: cfg.Broker.Table(queue.Runs), instance: uuid.NewString(),
+		audit: newAuditor(cfg.Broker.Audit(), cfg.Name), slots: newSlots(cfg.Slots), attempts: map[string]*attempt{},
+		log: cfg.Log.With("worker", cfg.Name),
+	}
+	w.routes, w.packs = newRoutes(w.log), newPackStore(cfg, w.log)
+	return w, nil
+}
+
+type silent struct{}
+
+func (silent) Claimed(*queue.Record, time.Duration, bool) {}
+func (silent) Committed(*queue.Record, *executor.Result)  {}
+func (silent) Fenced(string)                              {}
+func (silent) Slots(int, int)                             {}
+
+// Run registers the worker and takes executions until take ends. Then it drains: what runs may finish within Config.Grace, or until
+// work ends; what is left gets SIGTERM, then SIGKILL, and is committed as interrupted, or given back where nothing of it had
+// started. Run returns when nothing runs any more and the worker is deregistered. A context that ended is no error; ErrNameTaken is.
+func (w *Worker) Run(take, work context.Context) error {
+	w.started = time.Now()
+	if err := w.register(take); err != nil {
+		if take.Err() != nil {
+			return nil
+		}
+		return err
+	}
+	var err error
+	if w.empty, err = os.MkdirTemp("", "attune-empty-"); err != nil {
+		return err
+	}
+	defer func() { _ = os.Remove(w.empty) }()
+
+	// What serves the executions goes on until the last of them is over.
+	background, stop := context.WithCancelCause(context.WithoutCancel(work))
+	take, leave := context.WithCancelCause(take)
+	defer leave(nil)
+	defer stop(nil)
+	var tasks sync.WaitGroup
+	task := func(do func(context.Context) error) {
+		tasks.Go(func() {
+			if err := do(background); err != nil && background.Err() == nil {
+				leave(err)
+			}
+		})
+	}
+	unanswer, err := w.answer()
+	if err != nil {
+		return err
+	}
+	defer unanswer()
+	unsubmit, err := NewClient(ClientConfig{Broker: w.broker, Service: w.cfg.Service, Unroutable: w.cfg.Timing.Unroutable}).AnswerSubmissions()
+	if err != nil {
+		return err
+	}
+	defer unsubmit()
+	scheduler := NewScheduler(SchedulerConfig{
+		Broker: w.broker, Worker: w.cfg.Name, Instance: w.instance, Service: w.cfg.Service, Timing: w.cfg.Timing, Log: w.log,
+	})
+	tasks.Go(func() { scheduler.Run(background) })
+	task(w.advertise)
+	task(w.watchRoutes)
+	task(w.watchPacks)
+	task(func(ctx context.Context) error { return w.prepare(ctx, take) })
+
+	w.take(take, background)
+	w.drain(work, background)
+	stop(nil)
+	tasks.Wait()
+	w.deregister()
+	if cause := context.Cause(take); !errors.Is(cause, context.Canceled) && !errors.Is(cause, context.DeadlineExceeded) {
+		return cause
+	}
+	return nil
+}
+
+// errNotServing is a worker that does not take executions yet, or no more.
+var errNotServing = errors.New("the worker does not take executions")
+
+// Ready is nil while the worker takes executions and the pool knows what it has.
+func (w *Worker) Ready() error {
+	if !w.serving.Load() || w.draining.Load() {
+		return errNotServing
+	}
+	return nil
+}
+
+// now is the broker's clock, as far as it is known.
+func (w *Worker) now() time.Time { return time.Now().Add(time.Duration(w.clock.Load())) }
+
+// prepare makes environments ready in worker mode; what needs none of those that are missing is taken meanwhile.
+func (w *Worker) prepare(ctx, take context.Context) error {
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	defer context.AfterFunc(take, cancel)()
+	err := w.cfg.Service.Start(ctx)
+	if ctx.Err() != nil {
+		return nil
+	}
+	w.routes.prepared()
+	return err
+}
+
+// watching repeats a watch that ends although nobody asked it to.
+func (w *Worker) watching(ctx context.Context, name queue.TableName, do func(queue.Entry)) error {
+	for pause := time.Duration(0); ; pause = min(2*pause+100*time.Millisecond, 5*time.Second) {
+		if !sleep(ctx, pause) {
+			return nil
+		}
+		for entry, err := range w.broker.Table(name).Watch(ctx, "") {
+			if err != nil {
+				w.log.Warn("watch ended", "table", name, "error", err)
+				break
+			}
+			pause = 0
+			do(entry)
+		}
+	}
+}
+
+// sleep is false when the context ended.
+func sleep(ctx context.Context, d time.Duration) bool {
+	if d <= 0 {
+		return ctx.Err() == nil
+	}
+	timer := time.NewTimer(d)
+	defer timer.Stop()
+	select {
+	case <-timer.C:
+		return true
+	case <-ctx.Done():
+		return false
+	}
+}

@@ -32,14 +32,18 @@ type release struct {
 
 func newRelease(t *testing.T) *release {
 	t.Helper()
-	name := "attune-run-linux-" + runtime.GOARCH
-	r := &release{files: map[string]string{
-		name:         program,
-		"SHA256SUMS": fmt.Sprintf("%064d  attune-run-linux-other\n%s  %s\n", 0, digest(program), name),
-	}}
+	r := &release{files: map[string]string{}}
+	r.hold(program)
 	r.Server = httptest.NewServer(r)
 	t.Cleanup(r.Close)
 	return r
+}
+
+// hold makes content this architecture's attune-run.
+func (r *release) hold(content string) {
+	name := "attune-run-linux-" + runtime.GOARCH
+	r.files[name] = content
+	r.files["SHA256SUMS"] = fmt.Sprintf("%064d  attune-run-linux-other\n%s  %s\n", 0, digest(content), name)
 }
 
 func digest(text string) string { return fmt.Sprintf("%x", sha256.Sum256([]byte(text))) }

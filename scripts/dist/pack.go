@@ -8,6 +8,7 @@ import (
 	"io"
 	"io/fs"
 	"os"
+	"path"
 	"path/filepath"
 	"strings"
 
@@ -145,7 +146,21 @@ func contents(tree []file) files.Contents {
 		}
 		all = append(all, content)
 	}
-	return append(all, &files.Content{Destination: "/opt/attune", Type: files.TypeDir, FileInfo: &files.ContentFileInfo{Mode: 0o755}})
+	return append(all, ownDirectories(all)...)
+}
+
+// ownDirectories are the ones that no other package has; RPM removes only what a package says is its own.
+func ownDirectories(contents files.Contents) (own files.Contents) {
+	seen := map[string]bool{}
+	for _, content := range contents {
+		for dir := path.Dir(content.Destination); strings.Contains(dir, "/attune"); dir = path.Dir(dir) {
+			if !seen[dir] {
+				seen[dir] = true
+				own = append(own, &files.Content{Destination: dir, Type: files.TypeDir, FileInfo: &files.ContentFileInfo{Mode: 0o755}})
+			}
+		}
+	}
+	return own
 }
 
 // compress keeps a gzipped text in the working directory, without a name or a date inside.

@@ -2,6 +2,7 @@ package main
 
 import (
 	"fmt"
+	"io"
 	"os"
 	"strings"
 	"sync"
@@ -15,7 +16,7 @@ import (
 // progress tells a person what attune itself is doing, on stderr: a line that is rewritten on a terminal,
 // a few plain ones elsewhere. It never touches stdout.
 type progress struct {
-	out   *os.File
+	out   io.Writer
 	name  string
 	quiet bool
 	tty   bool
@@ -26,12 +27,20 @@ type progress struct {
 	said  string     // the last phase that was printed off a terminal
 }
 
-func newProgress(out *os.File, name string, quiet bool) *progress {
+func newProgress(out io.Writer, name string, quiet bool) *progress {
 	p := &progress{out: out, name: name, quiet: quiet}
-	if p.tty = term.IsTerminal(int(out.Fd())); p.tty {
-		p.width, _, _ = term.GetSize(int(out.Fd()))
-	}
+	p.width, p.tty = terminal(out)
 	return p
+}
+
+// terminal is the width of a terminal in columns, 0 where it is not known.
+func terminal(out io.Writer) (width int, is bool) {
+	f, ok := out.(*os.File)
+	if !ok || !term.IsTerminal(int(f.Fd())) {
+		return 0, false
+	}
+	width, _, _ = term.GetSize(int(f.Fd()))
+	return width, true
 }
 
 func (p *progress) event(e executor.Event) {

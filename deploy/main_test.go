@@ -61,12 +61,18 @@ type root string
 
 // run runs a command in the root, without /proc and /dev unless they were mounted, and with an environment that holds only a PATH.
 func (r root) run(t *testing.T, argv ...string) (string, error) {
+	return r.mounted(t, "", "0:0", argv...)
+}
+
+// mounted runs it as a user, and after further mounts.
+func (r root) mounted(t *testing.T, mounts, user string, argv ...string) (string, error) {
 	t.Helper()
 	// The mounts are the new namespace's alone and end with it.
-	script := `root=$1; shift
+	script := `root=$1 user=$2; shift 2
+` + mounts + `
 for d in proc dev; do [ ! -d "$root/$d" ] || mount --rbind /$d "$root/$d"; done
-exec env -i PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin DEBIAN_FRONTEND=noninteractive "$chroot" "$root" "$@"`
-	cmd := exec.Command("unshare", append([]string{"--mount", "sh", "-c", "chroot=$(command -v chroot || echo /usr/sbin/chroot); " + script, "sh", string(r)}, argv...)...)
+exec env -i PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin DEBIAN_FRONTEND=noninteractive "$chroot" --userspec="$user" "$root" "$@"`
+	cmd := exec.Command("unshare", append([]string{"--mount", "sh", "-c", "chroot=$(command -v chroot || echo /usr/sbin/chroot); " + script, "sh", string(r), user}, argv...)...)
 	out, err := cmd.CombinedOutput()
 	return string(out), err
 }

@@ -50,12 +50,7 @@ func TestRootEmpty(t *testing.T) {
 
 func TestRootBusybox(t *testing.T) {
 	needRoot(t)
-	r := root(t.TempDir())
-	for _, dir := range []string{"bin", "proc", "dev", "tmp", "usr"} {
-		require.NoError(t, os.Mkdir(filepath.Join(string(r), dir), 0o755))
-	}
-	r.copy(t, look(t, "busybox"), "/bin/busybox")
-	r.must(t, "/bin/busybox", "--install", "-s", "/bin")
+	r := busyboxRoot(t)
 	r.copy(t, "../scripts/attune-bootstrap.sh", "/attune-bootstrap.sh")
 	served := newRelease(t)
 	program, err := os.ReadFile(attuneRun(t))

@@ -6,7 +6,8 @@
 #   ATTUNE_URL          where the release's files are: SHA256SUMS and attune-run-linux-amd64, …  (required)
 #   ATTUNE_PROGRAMS     which programs, separated by spaces; attune-run unless said
 #   ATTUNE_DIR          where they go; /usr/local/bin unless said
-#   ATTUNE_SUMS_SHA256  the SHA-256 of SHA256SUMS itself: pins all programs for all architectures, whoever serves them
+#   ATTUNE_SUMS_SHA256  the SHA-256 of SHA256SUMS itself: pins all programs for all architectures, whoever serves them. Set
+#                       it where wget is busybox's, which checks no server's certificate
 #   ATTUNE_TOKEN        sent as "Authorization: Bearer …". Curl and GNU wget keep it off their command lines, busybox's wget cannot
 #   ATTUNE_RETRIES      how often a download is tried again; 5 unless said
 #

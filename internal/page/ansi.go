@@ -17,7 +17,7 @@ var commands = regexp.MustCompile("(?s)\x1b[\\]P_^X].*?(?:\x07|\x1b\\\\|$)")
 // made visible or dropped.
 func ansi(text string) template.HTML {
 	text = strings.Map(visible, commands.ReplaceAllString(strings.ToValidUTF8(text, "\uFFFD"), ""))
-	screen, err := terminal.NewScreen(terminal.WithSize(4000, 50))
+	screen, err := terminal.NewScreen(terminal.WithSize(200, 1))
 	if err != nil {
 		return template.HTML(template.HTMLEscapeString(text))
 	}

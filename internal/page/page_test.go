@@ -74,6 +74,13 @@ func TestNothingOfAnActionIsMarkup(t *testing.T) {
 	assert.Contains(t, text, ">100%<", "a line shows what a terminal would show last")
 }
 
+func TestALineStaysALine(t *testing.T) {
+	long := strings.Repeat("0123456789", 300)
+	assert.Equal(t, long, strings.ReplaceAll(string(ansi(long)), "\n", ""))
+	assert.Less(t, len(ansi("\x1b[999999999C\x1b[99999999B\x1b[9999Efar")), 400, "an action cannot blow the page up")
+	assert.NotContains(t, string(ansi("a\x1b[9Bb\x1b[9Ec")), "\n")
+}
+
 func TestALongLogIsWrittenSwiftly(t *testing.T) {
 	run := nightly()
 	for range 20000 {

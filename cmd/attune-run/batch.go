@@ -204,7 +204,7 @@ func (b *running) run(plan *batch.Plan, keepGoing bool) (*report.Run, error) {
 	run := &report.Run{Title: b.title, Started: time.Now()}
 	run.Executions = batch.Run(ctx, plan, batch.Options{
 		Concurrency: cmp.Or(b.flags.Concurrency, plan.Concurrency, runtime.NumCPU()), KeepGoing: keepGoing,
-		Execute: b.execute, Artifacts: b.artifactsOf, Skipped: b.view.skipped,
+		Execute: b.execute, Artifacts: b.artifactsOf, Unrun: b.view.unrun,
 	})
 	run.Finished = time.Now()
 	b.view.summary(run)
@@ -342,9 +342,15 @@ func batchDocument(w io.Writer, run *report.Run) error {
 	return err
 }
 
+// plainWidth is the length of a line where nobody knows the width.
+const plainWidth = 160
+
 // summaryTable prints one line for each execution, cut to the terminal's width, and the totals. Messages may hold what actions printed.
 func summaryTable(w io.Writer, run *report.Run, messages bool, paint func(report.Outcome, string) string) {
-	width, _ := terminal(w)
+	width, is := terminal(w)
+	if !is {
+		width = plainWidth
+	}
 	longest := 0
 	for i := range run.Executions {
 		longest = max(longest, len([]rune(run.Executions[i].Name)))
@@ -355,8 +361,9 @@ func summaryTable(w io.Writer, run *report.Run, messages bool, paint func(report
 		if state := e.Result.Environment.State; e.Skipped == "" && state != "none" {
 			line += "  environment " + state
 		}
-		if message := e.Message(); message != "" && messages {
-			line += "  " + printable(strings.ReplaceAll(message, "\n", "; "))
+		if message := e.Message(); message != "" && (messages || e.Skipped != "") {
+			first, _, _ := strings.Cut(message, "\n")
+			line += "  " + printable(first)
 		}
 		_, _ = fmt.Fprintln(w, paint(e.Outcome(), cut(line, width)))
 	}

@@ -16,7 +16,7 @@ import (
 // view shows a batch while it runs.
 type view interface {
 	begin(name string) lane // called from several goroutines
-	skipped(e *report.Execution)
+	unrun(e *report.Execution) // of one that began no lane
 	summary(run *report.Run)
 }
 
@@ -99,8 +99,8 @@ func (v *lineView) paint(outcome report.Outcome, text string) string {
 	return colors[outcome] + text + "\x1b[0m"
 }
 
-func (v *lineView) skipped(e *report.Execution) {
-	v.print(v.err, v.paint(report.OutcomeSkipped, fmt.Sprintf("%s: skipped: %s", e.Name, e.Skipped))+"\n")
+func (v *lineView) unrun(e *report.Execution) {
+	v.print(v.err, v.paint(e.Outcome(), fmt.Sprintf("%s: %s: %s", e.Name, e.Status(), e.Message()))+"\n")
 }
 
 func (v *lineView) summary(run *report.Run) {
@@ -163,7 +163,7 @@ func (l *lineLane) end(e *report.Execution) {
 	if message := e.Message(); message != "" {
 		text += ": " + strings.ReplaceAll(message, "\n", "\n  ")
 	}
-	if e.Result.Error != nil && e.Result.Error.Hint != "" {
+	if outcome != report.OutcomeOK && e.Result.Error != nil && e.Result.Error.Hint != "" {
 		text += "\n  hint: " + e.Result.Error.Hint
 	}
 	v.print(v.err, v.paint(outcome, text)+"\n")
@@ -225,7 +225,15 @@ func (v *foldedView) begin(name string) lane {
 	return l
 }
 
-func (v *foldedView) skipped(*report.Execution) {}
+// unrun gives what failed its group; the summary shows what was skipped.
+func (v *foldedView) unrun(e *report.Execution) {
+	if e.Skipped != "" {
+		return
+	}
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	v.reports.begin(e.Name, true).end(e)
+}
 
 func (v *foldedView) summary(run *report.Run) {
 	summaryTable(v.reports.log, run, false, func(_ report.Outcome, text string) string { return text })

@@ -154,21 +154,13 @@ func (r *reader) collect(doc *yamldoc.Doc) {
 var namePattern = sync.OnceValue(func() *regexp.Regexp { return regexp.MustCompile(`^[A-Za-z0-9_][A-Za-z0-9_.-]*$`) })
 
 func (r *reader) entry(m *yamldoc.Map) {
-	req := executor.Request{
-		Action: m.Text("action"), Args: m.List("args"), SecretEnv: m.List("secret_env"), RuntimeVersion: m.Text("runtime_version"),
-		Isolation: m.Text("isolation"), IsolationMode: m.Text("isolation_mode"), IsolationNetwork: m.Text("isolation_network"),
-		Secrets: texts(m, "secrets"), Env: texts(m, "env"), Parameters: object(m, "parameters"), Limits: object(m, "limits"),
-	}
+	req := ReadRequest(m)
+	req.Action = m.Text("action")
 	if script := m.Text("script"); script != "" {
 		if !filepath.IsAbs(script) {
 			script = filepath.Join(r.dir, script)
 		}
 		req.Script = &executor.Script{Path: script, Runtime: m.Text("runtime")}
-	}
-	if text := m.Text("timeout"); text != "" {
-		if err := req.Timeout.UnmarshalText([]byte(text)); err != nil {
-			m.Fail("timeout", "%v", err)
-		}
 	}
 	if (req.Action == "") == (req.Script == nil) {
 		m.Fail("action", "an entry needs an action or a script, and not both")
@@ -186,6 +178,21 @@ func (r *reader) entry(m *yamldoc.Map) {
 	entry := Entry{Name: name, Group: name, Needs: m.List("needs"), Request: req, where: r.problem(m)}
 	r.drafts = append(r.drafts, draft{entry, axes(m.Map("matrix"))})
 	m.Close()
+}
+
+// ReadRequest reads what a mapping says of an execution, but for what is to be run.
+func ReadRequest(m *yamldoc.Map) executor.Request {
+	req := executor.Request{
+		Args: m.List("args"), SecretEnv: m.List("secret_env"), RuntimeVersion: m.Text("runtime_version"),
+		Isolation: m.Text("isolation"), IsolationMode: m.Text("isolation_mode"), IsolationNetwork: m.Text("isolation_network"),
+		Secrets: texts(m, "secrets"), Env: texts(m, "env"), Parameters: object(m, "parameters"), Limits: object(m, "limits"),
+	}
+	if text := m.Text("timeout"); text != "" {
+		if err := req.Timeout.UnmarshalText([]byte(text)); err != nil {
+			m.Fail("timeout", "%v", err)
+		}
+	}
+	return req
 }
 
 // problem is a Problem without a message, at the entry's beginning.

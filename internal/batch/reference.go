@@ -38,7 +38,10 @@ func parseReference(text string, needs []string) (reference, error) {
 		}
 	}
 	if ref.group == "" {
-		return ref, fmt.Errorf("%s %s %s refers to no entry among its needs (%s)", opening, text, closing, strings.Join(needs, ", "))
+		if len(needs) == 0 {
+			return ref, fmt.Errorf("%s %s %s: an entry may refer to what it needs, and this one needs nothing", opening, text, closing)
+		}
+		return ref, fmt.Errorf("%s %s %s refers to none of its needs: %s", opening, text, closing, strings.Join(needs, ", "))
 	}
 	parts := strings.Split(text[len(ref.group)+1:], ".")
 	ref.property, ref.path = parts[0], parts[1:]

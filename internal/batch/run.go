@@ -2,7 +2,6 @@ package batch
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"time"
 
@@ -16,14 +15,15 @@ type Options struct {
 	KeepGoing   bool
 	// Execute runs one entry; it is called from several goroutines. The request is the entry's own, its references replaced.
 	Execute func(ctx context.Context, e *Entry, req executor.Request) report.Execution
-	// Skipped is told of each entry that Execute is not called for. It is called from Run's goroutine.
-	Skipped func(*report.Execution)
+	// Unrun is told of each entry that Execute is not called for: it was skipped, or its references have no value. It is called from
+	// Run's goroutine.
+	Unrun func(*report.Execution)
 	// Artifacts is the directory that holds the artifacts of an entry.
 	Artifacts func(name string) string
 }
 
 // errStopped is why running entries are canceled after another one failed.
-var errStopped = errors.New("another entry failed")
+var errStopped = fmt.Errorf("another entry failed: %w", context.Canceled)
 
 // Run runs a plan to its end and gives its executions in the plan's order. An entry starts when all it needs have succeeded. After a
 // failure nothing else starts and what runs is canceled, unless KeepGoing is set: then only what needs the failed entry is skipped.
@@ -41,6 +41,9 @@ func Run(ctx context.Context, plan *Plan, o Options) []report.Execution {
 		}
 		f := <-s.results
 		s.running--
+		if !f.ran {
+			o.Unrun(&f.execution)
+		}
 		s.end(f.index, &f.execution)
 		if f.execution.Outcome() != report.OutcomeOK && !o.KeepGoing && ctx.Err() == nil {
 			s.why = fmt.Sprintf("not started: %s %s", f.execution.Name, f.execution.Status())
@@ -72,6 +75,7 @@ type schedule struct {
 
 type finished struct {
 	index     int
+	ran       bool
 	execution report.Execution
 }
 
@@ -105,10 +109,10 @@ func (s *schedule) start(ctx context.Context) {
 	req, err := fill(e, s.group, s.o.Artifacts)
 	go func() {
 		if err != nil {
-			s.results <- finished{i, unfilled(e, err)}
+			s.results <- finished{i, false, unfilled(e, err)}
 			return
 		}
-		s.results <- finished{i, s.o.Execute(ctx, e, req)}
+		s.results <- finished{i, true, s.o.Execute(ctx, e, req)}
 	}()
 }
 
@@ -149,7 +153,7 @@ func ended(e *report.Execution) string {
 func (s *schedule) skip(i int, why string) {
 	e := &s.plan.Entries[i]
 	execution := &report.Execution{Name: e.Name, Group: e.Group, Needs: e.Needs, Skipped: why}
-	s.o.Skipped(execution)
+	s.o.Unrun(execution)
 	s.end(i, execution)
 }
 

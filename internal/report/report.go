@@ -26,7 +26,8 @@ type Execution struct {
 
 	Skipped string          // why it was not run; empty when it was
 	Result  executor.Result // the zero value when it was skipped
-	// Problems are what a test found besides: a succeeded Result with Problems counts as failed.
+	// Expected says that it is what a test expects: it counts as OK whatever its result is. Problems are where it is not.
+	Expected bool
 	Problems []string
 
 	Spans    []Span
@@ -67,6 +68,8 @@ func (e *Execution) Outcome() Outcome {
 		return OutcomeSkipped
 	case len(e.Problems) > 0:
 		return OutcomeFailed
+	case e.Expected:
+		return OutcomeOK
 	}
 	switch e.Result.Status {
 	case executor.Succeeded:
@@ -78,13 +81,15 @@ func (e *Execution) Outcome() Outcome {
 	}
 }
 
-// Status is one word for people: the result's status, "skipped", or "failed" where a test found problems.
+// Status is one word for people: the result's status, "skipped", or of a test "passed" or "failed".
 func (e *Execution) Status() string {
 	switch {
 	case e.Skipped != "":
 		return string(OutcomeSkipped)
 	case len(e.Problems) > 0:
 		return string(OutcomeFailed)
+	case e.Expected:
+		return "passed"
 	}
 	return string(e.Result.Status)
 }
@@ -96,7 +101,7 @@ func (e *Execution) Message() string {
 		return e.Skipped
 	case len(e.Problems) > 0:
 		return strings.Join(e.Problems, "\n")
-	case e.Result.Error == nil:
+	case e.Result.Error == nil || e.Expected:
 		return ""
 	}
 	return e.Result.Error.Message

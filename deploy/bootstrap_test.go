@@ -22,10 +22,10 @@ const program = "#!/bin/sh\necho \"this is attune: $*\"\n"
 // release is a server that holds the files of one release.
 type release struct {
 	*httptest.Server
-	files map[string]string
-	token string // asked for when it is not empty
 
 	mu       sync.Mutex
+	files    map[string]string
+	token    string // asked for when it is not empty
 	requests []string
 	failures int // requests that are still to be answered with 503
 }
@@ -39,11 +39,26 @@ func newRelease(t *testing.T) *release {
 	return r
 }
 
+// with changes or reads what the server's own goroutines use.
+func (r *release) with(do func()) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	do()
+}
+
+// sums is what SHA256SUMS holds.
+func (r *release) sums() (text string) {
+	r.with(func() { text = r.files["SHA256SUMS"] })
+	return text
+}
+
 // hold makes content this architecture's attune-run.
 func (r *release) hold(content string) {
 	name := "attune-run-linux-" + runtime.GOARCH
-	r.files[name] = content
-	r.files["SHA256SUMS"] = fmt.Sprintf("%064d  attune-run-linux-other\n%s  %s\n", 0, digest(content), name)
+	r.with(func() {
+		r.files[name] = content
+		r.files["SHA256SUMS"] = fmt.Sprintf("%064d  attune-run-linux-other\n%s  %s\n", 0, digest(content), name)
+	})
 }
 
 func digest(text string) string { return fmt.Sprintf("%x", sha256.Sum256([]byte(text))) }
@@ -167,7 +182,7 @@ func TestBootstrapInstallsAndRuns(t *testing.T) {
 
 func TestBootstrapRefusesAWrongChecksum(t *testing.T) {
 	onEveryHost(t, func(t *testing.T, h host, r *release) {
-		r.files["attune-run-linux-"+runtime.GOARCH] += "echo evil\n"
+		r.with(func() { r.files["attune-run-linux-"+runtime.GOARCH] += "echo evil\n" })
 		out, err := h.bootstrap(t, r, nil, "attune-run")
 		require.Error(t, err)
 		assert.Contains(t, out, "not "+digest(program)+": refused")
@@ -177,11 +192,11 @@ func TestBootstrapRefusesAWrongChecksum(t *testing.T) {
 
 func TestBootstrapHoldsToThePinnedSums(t *testing.T) {
 	onEveryHost(t, func(t *testing.T, h host, r *release) {
-		pin := "ATTUNE_SUMS_SHA256=" + digest(r.files["SHA256SUMS"])
+		pin := "ATTUNE_SUMS_SHA256=" + digest(r.sums())
 		out, err := h.bootstrap(t, r, []string{pin}, "attune-run")
 		require.NoError(t, err, out)
 
-		r.files["SHA256SUMS"] += "\n"
+		r.with(func() { r.files["SHA256SUMS"] += "\n" })
 		out, err = h.bootstrap(t, r, []string{pin}, "attune-run")
 		require.Error(t, err)
 		assert.Contains(t, out, "SHA256SUMS has the SHA-256")
@@ -190,22 +205,23 @@ func TestBootstrapHoldsToThePinnedSums(t *testing.T) {
 
 func TestBootstrapSendsTheTokenAndShowsItToNobody(t *testing.T) {
 	onEveryHost(t, func(t *testing.T, h host, r *release) {
-		r.token = "s3cr3t-t0ken"
+		const token = "s3cr3t-t0ken"
+		r.with(func() { r.token = token })
 		out, err := h.bootstrap(t, r, nil)
 		require.Error(t, err)
 		assert.Contains(t, out, "SHA256SUMS: ")
 		assert.Len(t, r.asked(), 1, "a refusal is not asked again")
 
-		out, err = h.bootstrap(t, r, []string{"ATTUNE_TOKEN=" + r.token}, append(h.shell, "-c", "echo token=$ATTUNE_TOKEN.")...)
+		out, err = h.bootstrap(t, r, []string{"ATTUNE_TOKEN=" + token}, append(h.shell, "-c", "echo token=$ATTUNE_TOKEN.")...)
 		require.NoError(t, err, out)
 		assert.Contains(t, out, "token=.")
-		assert.NotContains(t, out, r.token)
+		assert.NotContains(t, out, token)
 	})
 }
 
 func TestBootstrapTriesAgain(t *testing.T) {
 	onEveryHost(t, func(t *testing.T, h host, r *release) {
-		r.failures = 1
+		r.with(func() { r.failures = 1 })
 		out, err := h.bootstrap(t, r, nil, "attune-run", "at last")
 		require.NoError(t, err, out)
 		assert.Contains(t, out, "trying again in 1 s")

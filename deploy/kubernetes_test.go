@@ -129,7 +129,7 @@ func TestAWorkersInitContainerFetchesARelease(t *testing.T) {
 	served.hold(string(program))
 
 	p.InitContainers[0].in(t, image, volumes, map[string]string{
-		"ATTUNE_URL": served.URL + "/v1", "ATTUNE_PROGRAMS": "attune-run", "ATTUNE_SUMS_SHA256": digest(served.files["SHA256SUMS"]),
+		"ATTUNE_URL": served.URL + "/v1", "ATTUNE_PROGRAMS": "attune-run", "ATTUNE_SUMS_SHA256": digest(served.sums()),
 	})
 	worker := p.Containers[0]
 	assert.True(t, strings.HasPrefix(worker.Command[0], "/attune/attune-"), "started from where the init container put it")

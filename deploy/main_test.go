@@ -43,7 +43,7 @@ func releaseDir(t *testing.T) string {
 }
 
 func buildRelease(source, out string) (string, error) {
-	cmd := exec.Command("go", "run", "./scripts/dist", "-version", "v"+testVersion, "-arch", runtime.GOARCH, "-out", out)
+	cmd := exec.Command("go", "run", "-trimpath", "./scripts/dist", "-version", "v"+testVersion, "-arch", runtime.GOARCH, "-out", out)
 	cmd.Dir = source
 	cmd.Env = append(os.Environ(), "SOURCE_DATE_EPOCH=1700000000")
 	if said, err := cmd.CombinedOutput(); err != nil {

@@ -116,20 +116,24 @@ func programs() ([]string, error) {
 // build makes the static programs of one architecture, which are release files themselves: attune-run-linux-amd64.
 func (r *release) build(arch string) error {
 	for _, program := range r.programs {
-		args := []string{"build", "-trimpath", "-buildvcs=false",
-			"-ldflags", "-s -w -X github.com/attune-run/attune/internal/version.stamped=v" + r.version,
-			"-o", r.program(program, arch)}
-		if program == "attune-lambda" {
-			args = append(args, "-tags", "lambda.norpc")
-		}
-		cmd := exec.Command("go", append(args, "./cmd/"+program)...)
-		cmd.Env = append(os.Environ(), "CGO_ENABLED=0", "GOOS=linux", "GOARCH="+arch, "GOAMD64=v1", "GOARM64=v8.0", "GOFLAGS=-mod=readonly")
-		cmd.Stderr = os.Stderr
-		if err := cmd.Run(); err != nil {
-			return fmt.Errorf("build %s for %s: %w", program, arch, err)
+		if err := r.compile(program, r.program(program, arch), "GOOS=linux", "GOARCH="+arch, "GOAMD64=v1", "GOARM64=v8.0"); err != nil {
+			return fmt.Errorf("for %s: %w", arch, err)
 		}
 	}
 	return nil
+}
+
+// compile builds one program; nothing of this directory or the time gets into it.
+func (r *release) compile(program, to string, env ...string) error {
+	args := []string{"build", "-trimpath", "-buildvcs=false", "-mod=readonly",
+		"-ldflags", "-s -w -X github.com/attune-run/attune/internal/version.stamped=v" + r.version, "-o", to}
+	if program == "attune-lambda" {
+		args = append(args, "-tags", "lambda.norpc")
+	}
+	cmd := exec.Command("go", append(args, "./cmd/"+program)...)
+	cmd.Env = append(append(os.Environ(), "CGO_ENABLED=0", "GOFLAGS="), env...)
+	_, err := capture(cmd)
+	return err
 }
 
 func (r *release) program(name, arch string) string {
@@ -139,7 +143,7 @@ func (r *release) program(name, arch string) string {
 // manuals asks attune-run itself, built for this machine, for its manual page and its completions.
 func (r *release) manuals() error {
 	self := filepath.Join(r.work, "attune-run")
-	if _, err := output("go", "build", "-buildvcs=false", "-o", self, "./cmd/attune-run"); err != nil {
+	if err := r.compile("attune-run", self); err != nil {
 		return err
 	}
 	page, err := dated(r.date, self, "man")

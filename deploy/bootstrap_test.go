@@ -90,11 +90,10 @@ func (r *release) asked() []string {
 
 // host is a machine's shell and its programs.
 type host struct {
-	shell    []string
-	path     string // the only directory of programs
-	dir      string // where programs are installed
-	machine  string // what uname -m says; empty means the truth
-	extraEnv []string
+	shell   []string
+	path    string // the only directory of programs
+	dir     string // where programs are installed
+	machine string // what uname -m says; empty means the truth
 }
 
 // hosts are the machines people have: each shell, each downloader.

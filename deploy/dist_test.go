@@ -42,6 +42,23 @@ func TestDistIsReproducible(t *testing.T) {
 	assert.Equal(t, string(first), string(second))
 }
 
+func TestDistSaysWhatIsWrong(t *testing.T) {
+	dir := t.TempDir()
+	kept := filepath.Join(dir, "kept")
+	require.NoError(t, os.WriteFile(kept, nil, 0o644))
+	for want, args := range map[string][]string{
+		"holds files, and they are no release": {"-version", "v1.0.0", "-out", dir},
+		"version 1.x is not semantic":          {"-version", "1.x", "-out", filepath.Join(dir, "new")},
+	} {
+		cmd := exec.Command("go", append([]string{"run", "-trimpath", "./scripts/dist"}, args...)...)
+		cmd.Dir = ".."
+		out, err := cmd.CombinedOutput()
+		require.Error(t, err)
+		assert.Contains(t, string(out), want)
+	}
+	assert.FileExists(t, kept)
+}
+
 func TestDistChecksumsCoverAllFiles(t *testing.T) {
 	check := exec.Command("sha256sum", "--check", "--strict", "SHA256SUMS")
 	check.Dir = releaseDir(t)

@@ -4,15 +4,19 @@ package main
 
 import (
 	"crypto/sha256"
+	"errors"
 	"flag"
 	"fmt"
 	"io"
+	"io/fs"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"strconv"
 	"strings"
 	"time"
+
+	"golang.org/x/mod/semver"
 )
 
 func main() {
@@ -69,17 +73,29 @@ func newRelease(version, out string) (*release, error) {
 			return nil, err
 		}
 	}
+	if !semver.IsValid("v" + r.version) {
+		return nil, fmt.Errorf("version %s is not semantic: write it like v1.2.3 or v1.2.3-rc.1", version)
+	}
 	if r.programs, err = programs(); err != nil {
 		return nil, err
 	}
-	if err := os.RemoveAll(out); err != nil {
-		return nil, err
-	}
-	if err := os.MkdirAll(out, 0o755); err != nil {
+	if err := empty(out); err != nil {
 		return nil, err
 	}
 	r.work, err = os.MkdirTemp("", "attune-dist-")
 	return r, err
+}
+
+// empty makes the directory anew, when it is an earlier release's or holds nothing.
+func empty(dir string) error {
+	entries, err := os.ReadDir(dir)
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	if _, err := os.Stat(filepath.Join(dir, "SHA256SUMS")); err != nil && len(entries) > 0 {
+		return fmt.Errorf("%s holds files, and they are no release: name another directory", dir)
+	}
+	return errors.Join(os.RemoveAll(dir), os.MkdirAll(dir, 0o755))
 }
 
 // sourceDate is the date of every file: SOURCE_DATE_EPOCH (reproducible-builds.org), else the commit's.

@@ -10,10 +10,13 @@ import (
 	"encoding/json"
 	"fmt"
 	"html/template"
+	"slices"
 	"sort"
+	"strconv"
 	"strings"
 	"time"
 
+	"github.com/docker/go-units"
 	"github.com/google/renameio/v2"
 
 	"github.com/attune-run/attune/executor"
@@ -223,9 +226,9 @@ func isolation(i *executor.IsolationInfo) table {
 func limits(r *executor.Result) table {
 	t := table{Caption: "Limits and usage"}
 	for _, l := range r.Limits {
-		text := fmt.Sprintf("%v, by %s", l.Limit, l.EnforcedBy)
+		text := fmt.Sprintf("%s, by %s", quantity(l.Name, l.Limit), l.EnforcedBy)
 		if l.Used != nil {
-			text = fmt.Sprintf("%v of %s", l.Used, text)
+			text = fmt.Sprintf("%s of %s", quantity(l.Name, l.Used), text)
 		}
 		if l.Hit {
 			text += ": hit"
@@ -246,10 +249,20 @@ func limits(r *executor.Result) table {
 	return t
 }
 
+// quantity writes a limit's value with its unit, where that is bytes.
+func quantity(limit string, value any) string {
+	text := fmt.Sprint(value)
+	bytes, err := strconv.ParseFloat(text, 64)
+	if err != nil || !slices.Contains([]string{"memory", "file_size", "disk"}, limit) {
+		return text
+	}
+	return units.BytesSize(bytes)
+}
+
 func artifacts(all []executor.Artifact) table {
 	t := table{Caption: "Artifacts"}
 	for _, a := range all {
-		t.Rows = append(t.Rows, [2]string{a.Path, fmt.Sprintf("%d bytes, %s", a.Size, a.Digest)})
+		t.Rows = append(t.Rows, [2]string{a.Path, units.BytesSize(float64(a.Size)) + ", " + a.Digest})
 	}
 	return t
 }

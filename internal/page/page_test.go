@@ -71,6 +71,7 @@ func TestNothingOfAnActionIsMarkup(t *testing.T) {
 	for _, r := range "\x00\x1b\u202e\u009b" {
 		assert.NotContains(t, text, string(r))
 	}
+	assert.Contains(t, text, "<td>512KiB of 1MiB, by cgroup v2</td>")
 	assert.Contains(t, text, ">100%<", "a line shows what a terminal would show last")
 }
 

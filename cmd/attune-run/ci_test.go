@@ -52,7 +52,7 @@ func job(t *testing.T, system string) *attune {
 	agent := filepath.Join(a.dir, "bin", "buildkite-agent")
 	require.NoError(t, os.MkdirAll(filepath.Dir(agent), 0o755))
 	require.NoError(t, os.WriteFile(agent, []byte("#!/bin/sh\n{ echo \"buildkite-agent $*\"; [ \"$1\" = redactor ] && cat >/dev/null || cat; } >> \"$AGENT_LOG\"\n"), 0o755))
-	a.env = append(withoutCI(a.env), "TOKEN="+ciSecret, "ATTUNE_PACKS="+filepath.Join(a.dir, "packs"),
+	a.env = append(a.env, "TOKEN="+ciSecret, "ATTUNE_PACKS="+filepath.Join(a.dir, "packs"),
 		"PATH="+filepath.Dir(agent)+":"+os.Getenv("PATH"), "AGENT_LOG="+filepath.Join(a.dir, "agent.log"))
 	a.env = append(a.env, map[string][]string{
 		"github":    {"GITHUB_ACTIONS=true", "GITHUB_STEP_SUMMARY=" + a.dir + "/summary.md", "GITHUB_OUTPUT=" + a.dir + "/output"},
@@ -71,14 +71,11 @@ entries:
   - {name: after, action: ops.deploy, secrets: {token: "env:TOKEN"}, needs: [bad]}
 `
 
+var systemVariable = regexp.MustCompile(`^(GITHUB_|GITLAB_|CI_|CI=|BUILDKITE|TF_BUILD|AGENT_)`)
+
+// withoutCI hides the system that runs these tests.
 func withoutCI(environ []string) []string {
-	var kept []string
-	for _, entry := range environ {
-		if !regexp.MustCompile(`^(GITHUB_|GITLAB_|CI_|CI=|BUILDKITE|TF_BUILD|AGENT_)`).MatchString(entry) {
-			kept = append(kept, entry)
-		}
-	}
-	return kept
+	return slices.DeleteFunc(slices.Clone(environ), systemVariable.MatchString)
 }
 
 // Everything a job's user sees of a good action, a bad one, and a batch of both, in each system's words.

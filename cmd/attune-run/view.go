@@ -15,7 +15,7 @@ import (
 
 // view shows a batch while it runs.
 type view interface {
-	begin(name string) lane // called from several goroutines
+	begin(name string) lane    // called from several goroutines
 	unrun(e *report.Execution) // of one that began no lane
 	summary(run *report.Run)
 }

@@ -60,8 +60,8 @@ const (
 	Dead      TableName = "DLQ"       // <execution id> → DeadLetter
 	Limits    TableName = "LIMITS"    // <action, dots as "="> → LimitEntry
 	Packs     TableName = "PACKS"     // <pack>.<digest, 16 hex> → PackEntry; the bundle is an object
-	Leases    TableName = "LEASES"    // <role> → Lease; in memory, forgotten after its TTL
-	Workers   TableName = "WORKERS"   // <worker name> → WorkerEntry; in memory, forgotten after WorkerTTL
+	Leases    TableName = "LEASES"    // <role> → Lease; forgotten after WorkerTTL without a change
+	Workers   TableName = "WORKERS"   // <worker name> → WorkerEntry; forgotten after WorkerTTL without a change
 )
 
 // Retention is how long an execution is known, and with it the window in which an id submits once.
@@ -83,7 +83,7 @@ type Table interface {
 	// Delete removes the value; a revision of 0 means whichever there is. ErrConflict; no error where there is none.
 	Delete(ctx context.Context, key string, revision uint64) error
 	// List gives what there is now, in the order of the last change, and never holds all of it in memory. A prefix is whole
-	// tokens; an empty one means everything. An error ends it.
+	// tokens; an empty one means everything. What changes meanwhile may be given twice, the later value last. An error ends it.
 	List(ctx context.Context, prefix string) iter.Seq2[Entry, error]
 	// Watch gives what there is now, then an Entry with Op Current, then each change until the context ends (no error then).
 	// Where the broker was away in between, changes that came meanwhile are given late, at least the last one of each key.
@@ -132,7 +132,8 @@ type Work interface {
 	Open(ctx context.Context, route string) error
 	// Publish is done when the message is stored; one that is there already is no error. ErrNotFound: the route is not open.
 	Publish(ctx context.Context, m Message) error
-	// Waiting tells whether the message is stored and not acknowledged.
+	// Waiting tells whether the message is stored and not acknowledged. Replicas of a cluster may hear of an acknowledgement a
+	// moment later; a Publish in that moment finds the message still there.
 	Waiting(ctx context.Context, m Message) (bool, error)
 	// Remove takes a message away without delivery; none is no error.
 	Remove(ctx context.Context, m Message) error

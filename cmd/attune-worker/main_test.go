@@ -108,16 +108,21 @@ func unserve(ts *testscript.TestScript, _ bool, _ []string) {
 	stop.(func())()
 }
 
-// natsServer is "nats": a NATS server of its own, NATS_URL names it.
-func natsServer(ts *testscript.TestScript, _ bool, _ []string) {
-	s, err := nats.NewServer(&nats.Options{Host: "127.0.0.1", Port: nats.RANDOM_PORT, JetStream: true, StoreDir: ts.MkAbs("nats"), NoSigs: true})
+// natsServer is "nats [PASSWORD]": a NATS server of its own; NATS_URL names it, without the password of its user ops.
+func natsServer(ts *testscript.TestScript, _ bool, args []string) {
+	options := &nats.Options{Host: "127.0.0.1", Port: nats.RANDOM_PORT, JetStream: true, StoreDir: ts.MkAbs("nats"), NoSigs: true}
+	if len(args) > 0 {
+		options.Username, options.Password = "ops", args[0]
+	}
+	s, err := nats.NewServer(options)
 	ts.Check(err)
 	go s.Start()
 	ts.Defer(func() { s.Shutdown(); s.WaitForShutdown() })
 	if !s.ReadyForConnections(10 * time.Second) {
 		ts.Fatalf("the NATS server does not start")
 	}
-	ts.Setenv("NATS_URL", s.ClientURL())
+	ts.Setenv("NATS_URL", "nats://"+s.Addr().String())
+	ts.Setenv("NATS_ADDRESS", s.Addr().String())
 }
 
 // exitStatus is "exit CODE PROGRAM ARGS…": runs the program and wants that very exit code.

@@ -14,7 +14,7 @@ const auditSubject = "audit"
 type journal struct{ broker *broker }
 
 func (j journal) Append(ctx context.Context, line []byte, dedupe string) error {
-	if err := j.broker.online(ctx); err != nil {
+	if err := j.broker.writable(ctx); err != nil {
 		return err
 	}
 	ctx, cancel := j.broker.bounded(ctx)

@@ -44,7 +44,7 @@ func newLogs(b *broker) (*logs, error) {
 func (l *logs) close() { l.once.Do(func() { close(l.done) }) }
 
 func (l *logs) Append(id string, chunk []byte) bool {
-	if l.js.PublishAsyncPending() >= logAhead || !l.broker.nc.IsConnected() {
+	if l.js.PublishAsyncPending() >= logAhead || !l.broker.nc.IsConnected() || l.broker.room() != nil {
 		return false
 	}
 	select {

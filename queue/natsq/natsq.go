@@ -25,7 +25,8 @@ import (
 type Options struct {
 	// URL names the servers, separated by commas (nats://host:4222,tls://…). Empty starts a server in this process, on Store.
 	URL string
-	// Store is the directory of the server in this process; one server at a time has it.
+	// Store is the directory of the server in this process; one server at a time has it. With a URL it is the directory of that
+	// server, where this is the same machine: nothing is written when its disk is nearly full.
 	Store string
 	// Sync is "always" (what was accepted is on the disk; the default), or "relaxed": what was accepted within the last two
 	// minutes may be lost when the machine (not the process) stops. Of the server in this process only.
@@ -172,9 +173,9 @@ func isRefusal(err error) bool {
 		errors.Is(err, nats.ErrAccountAuthExpired) || errors.Is(err, nats.ErrSecureConnRequired)
 }
 
-// reconnectDelay doubles from 50 ms to 4 s, with a jitter of a half, so that thousands of clients do not come back at once.
+// reconnectDelay doubles from 50 ms to 2 s, with a jitter of a half, so that thousands of clients do not come back at once.
 func reconnectDelay(attempt int) time.Duration {
-	delay := min(50*time.Millisecond<<min(attempt, 10), 4*time.Second)
+	delay := min(50*time.Millisecond<<min(attempt, 10), 2*time.Second)
 	jitter, err := rand.Int(rand.Reader, big.NewInt(int64(delay)))
 	if err != nil {
 		return delay
@@ -198,8 +199,8 @@ func (b *broker) connectOptions() []nats.Option {
 		nats.Name(o.Name),
 		nats.MaxReconnects(-1),
 		nats.CustomReconnectDelay(reconnectDelay),
-		nats.IgnoreAuthErrorAbort(), // credentials may be replaced while we run
-		nats.PingInterval(20 * time.Second),
+		nats.IgnoreAuthErrorAbort(),        // credentials may be replaced while we run
+		nats.PingInterval(5 * time.Second), // a frozen server is left after 15 s, well before workers fence themselves
 		nats.MaxPingsOutstanding(2),
 		nats.Timeout(o.Timeout),
 		nats.DisconnectErrHandler(func(_ *nats.Conn, err error) {
@@ -281,10 +282,8 @@ func (b *broker) Ready(ctx context.Context) error {
 	}
 	ctx, cancel := b.bounded(ctx)
 	defer cancel()
-	if b.server != nil {
-		if err := b.server.ready(); err != nil {
-			return err
-		}
+	if err := b.room(); err != nil {
+		return err
 	}
 	info, err := b.js.Stream(ctx, tableStream(queue.Runs))
 	if err != nil {
@@ -307,6 +306,14 @@ func (b *broker) Close() error {
 		return b.server.close()
 	}
 	return nil
+}
+
+// writable is online for what needs room.
+func (b *broker) writable(ctx context.Context) error {
+	if err := b.room(); err != nil {
+		return err
+	}
+	return b.online(ctx)
 }
 
 // bounded gives one request its time. The answer to one may be lost for good, however long its context lasts.

@@ -41,6 +41,9 @@ func (o objects) store(ctx context.Context, bucket string) (jetstream.ObjectStor
 }
 
 func (o objects) Put(ctx context.Context, name string, r io.Reader) error {
+	if err := o.broker.room(); err != nil {
+		return err
+	}
 	store, err := o.store(ctx, bucketOf(name))
 	if err != nil {
 		return err

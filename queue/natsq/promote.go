@@ -1,13 +1,13 @@
 package natsq
 
 import (
-	"bytes"
 	"context"
 	"crypto/sha256"
 	"encoding/binary"
 	"encoding/json"
 	"errors"
 	"fmt"
+	"iter"
 	"time"
 
 	"github.com/nats-io/nats-server/v2/server"
@@ -56,7 +56,11 @@ func Promote(ctx context.Context, from, to Options) ([]Promoted, error) {
 		}
 		all = append(all, promoted)
 	}
-	return all, target.openStreams(ctx)
+	if err := target.openAll(ctx); err != nil {
+		return all, fmt.Errorf("target: %w", err)
+	}
+	waiting, err := p.work(ctx)
+	return append(all, waiting), err
 }
 
 type promotion struct{ source, target *broker }
@@ -66,7 +70,7 @@ func (p promotion) streams() []string {
 	var names []string
 	for _, d := range p.source.definitions() {
 		switch d.Name {
-		case tableStream(queue.Workers), tableStream(queue.Leases), logStream:
+		case tableStream(queue.Workers), tableStream(queue.Leases), logStream, workStream:
 		default:
 			names = append(names, d.Name)
 		}
@@ -74,10 +78,42 @@ func (p promotion) streams() []string {
 	return names
 }
 
+// work sends the waiting messages anew, in their order. A snapshot would bring what workers of the source had in hand, too.
+func (p promotion) work(ctx context.Context) (Promoted, error) {
+	promoted := Promoted{Stream: workStream}
+	routes, err := p.source.work.Backlog(ctx)
+	if err != nil {
+		return promoted, err
+	}
+	for route := range routes {
+		if err := p.target.work.Open(ctx, route); err != nil {
+			return promoted, err
+		}
+	}
+	for message, err := range messages(ctx, p.source.streams[workStream]) {
+		if err != nil {
+			return promoted, err
+		}
+		m, err := messageOf(message.Subject)
+		if err == nil {
+			err = p.target.work.Publish(ctx, m)
+		}
+		if err != nil {
+			return promoted, err
+		}
+		promoted.Messages++
+	}
+	info, err := p.target.streams[workStream].Info(ctx)
+	if err == nil && info.State.Msgs != promoted.Messages {
+		err = fmt.Errorf("stream %s: %d messages arrived as %d", workStream, promoted.Messages, info.State.Msgs)
+	}
+	return promoted, err
+}
+
 // clear takes empty streams away, because a restore makes them, and does nothing when one is not empty.
 func (p promotion) clear(ctx context.Context) error {
 	var empty []string
-	for _, name := range p.streams() {
+	for _, name := range append(p.streams(), workStream) {
 		stream, err := p.target.js.Stream(ctx, name)
 		if errors.Is(err, jetstream.ErrStreamNotFound) {
 			continue
@@ -129,7 +165,7 @@ func (p promotion) copy(ctx context.Context, name string) error {
 	}
 	defer chunks.Unsubscribe()
 	var snapshot server.JSApiStreamSnapshotResponse
-	request := server.JSApiStreamSnapshotRequest{DeliverSubject: inbox, CheckMsgs: true}
+	request := server.JSApiStreamSnapshotRequest{DeliverSubject: inbox, CheckMsgs: true, NoConsumers: true}
 	if err := call(ctx, p.source.nc, "SNAPSHOT."+name, request, &snapshot); err != nil {
 		return fmt.Errorf("snapshot: %w", err)
 	}
@@ -157,7 +193,7 @@ func (p promotion) pump(ctx context.Context, chunks *nats.Subscription, to strin
 		if status := chunk.Header.Get("Status"); status != "" && status != "204" {
 			return fmt.Errorf("snapshot: %s %s", status, chunk.Header.Get("Description"))
 		}
-		answer, err := p.target.nc.RequestWithContext(ctx, to, chunk.Data)
+		answer, err := p.send(ctx, to, chunk.Data)
 		if err != nil {
 			return fmt.Errorf("restore: %w", err)
 		}
@@ -180,6 +216,21 @@ func (p promotion) pump(ctx context.Context, chunks *nats.Subscription, to strin
 	}
 }
 
+// send waits until all servers know who takes the restore: its subscription travels behind the answer that names it.
+func (p promotion) send(ctx context.Context, to string, data []byte) (*nats.Msg, error) {
+	for deadline := time.Now().Add(p.target.options.Timeout); ; {
+		answer, err := p.target.nc.RequestWithContext(ctx, to, data)
+		if !errors.Is(err, nats.ErrNoResponders) || time.Now().After(deadline) {
+			return answer, err
+		}
+		select {
+		case <-ctx.Done():
+			return nil, ctx.Err()
+		case <-time.After(20 * time.Millisecond):
+		}
+	}
+}
+
 func call(ctx context.Context, nc *nats.Conn, what string, request, response any) error {
 	body, err := json.Marshal(request)
 	if err != nil {
@@ -194,7 +245,8 @@ func call(ctx context.Context, nc *nats.Conn, what string, request, response any
 	return json.Unmarshal(answer.Data, response)
 }
 
-// replicate raises the number of copies, and waits until they are complete.
+// replicate raises the number of copies, and waits until each is complete. A copy says that it is current before it has the
+// messages, so that each is made the leader once.
 func (p promotion) replicate(ctx context.Context, name string) error {
 	replicas := p.target.options.Replicas
 	if replicas == 0 && p.target.nc.ConnectedClusterName() == "" {
@@ -204,38 +256,41 @@ func (p promotion) replicate(ctx context.Context, name string) error {
 	if err != nil {
 		return readError("look at the copy", err)
 	}
-	config := stream.CachedInfo().Config
-	if config.Replicas = orElse(replicas, promoteReplicas); config.Replicas > 1 {
-		if _, err := p.target.js.UpdateStream(ctx, config); err != nil {
-			return writeError("raise the number of copies", err)
-		}
+	whole, config := stream.CachedInfo().State, stream.CachedInfo().Config
+	if config.Replicas = orElse(replicas, promoteReplicas); config.Replicas == 1 {
+		return nil
 	}
-	for {
-		info, err := stream.Info(ctx)
-		if err == nil && complete(info, config.Replicas) {
-			return nil
+	info, err := p.target.js.UpdateStream(ctx, config)
+	if err != nil {
+		return writeError("raise the number of copies", err)
+	}
+	led := map[string]bool{}
+	for len(led) < config.Replicas {
+		if info, err := info.Info(ctx); err == nil && info.Cluster != nil {
+			if s := info.State; s.Msgs == whole.Msgs && s.Bytes == whole.Bytes && s.LastSeq == whole.LastSeq {
+				led[info.Cluster.Leader] = true
+			}
+			p.handOver(ctx, name, info.Cluster, led)
 		}
 		select {
 		case <-ctx.Done():
-			return fmt.Errorf("wait for %d copies: %w", config.Replicas, errors.Join(ctx.Err(), err))
-		case <-time.After(100 * time.Millisecond):
+			return fmt.Errorf("%d of %d copies are complete: %w", len(led), config.Replicas, ctx.Err())
+		case <-time.After(200 * time.Millisecond):
 		}
 	}
+	return nil
 }
 
-func complete(info *jetstream.StreamInfo, replicas int) bool {
-	if replicas == 1 {
-		return true
-	}
-	if info.Cluster == nil || info.Cluster.Leader == "" || len(info.Cluster.Replicas) < replicas-1 {
-		return false
-	}
-	for _, peer := range info.Cluster.Replicas {
-		if !peer.Current || peer.Lag > 0 {
-			return false
+// handOver asks the leader to let a copy lead that did not yet. Whether it did shows later.
+func (p promotion) handOver(ctx context.Context, name string, c *jetstream.ClusterInfo, led map[string]bool) {
+	for _, peer := range c.Replicas {
+		if led[c.Leader] && !led[peer.Name] && peer.Current {
+			var response server.JSApiStreamLeaderStepDownResponse
+			_ = call(ctx, p.target.nc, "LEADER.STEPDOWN."+name,
+				server.JSApiLeaderStepdownRequest{Placement: &server.Placement{Preferred: peer.Name}}, &response)
+			return
 		}
 	}
-	return true
 }
 
 // digest counts and hashes all messages, with their sequences and headers.
@@ -245,28 +300,40 @@ func digest(ctx context.Context, b *broker, name string) (Promoted, error) {
 		return Promoted{}, readError("look at the stream", err)
 	}
 	sum, promoted := sha256.New(), Promoted{Stream: name}
-	for next := uint64(1); ; promoted.Messages++ {
-		message, err := stream.GetMsg(ctx, next, jetstream.WithGetMsgSubject(">"))
-		if errors.Is(err, jetstream.ErrMsgNotFound) {
-			promoted.Digest = fmt.Sprintf("%x", sum.Sum(nil))
-			return promoted, nil
-		}
+	for message, err := range messages(ctx, stream) {
 		if err != nil {
-			return Promoted{}, readError("read back", err)
+			return Promoted{}, err
 		}
-		for _, part := range [][]byte{binary.BigEndian.AppendUint64(nil, message.Sequence), []byte(message.Subject), headerText(message.Header), message.Data} {
+		header, err := json.Marshal(message.Header) // in the order of its keys
+		if err != nil {
+			return Promoted{}, err
+		}
+		for _, part := range [][]byte{binary.BigEndian.AppendUint64(nil, message.Sequence), []byte(message.Subject), header, message.Data} {
 			sum.Write(binary.BigEndian.AppendUint64(nil, uint64(len(part))))
 			sum.Write(part)
 		}
-		next = message.Sequence + 1
+		promoted.Messages++
 	}
+	promoted.Digest = fmt.Sprintf("%x", sum.Sum(nil))
+	return promoted, nil
 }
 
-// headerText is a header in an order of its own.
-func headerText(h nats.Header) []byte {
-	text, err := json.Marshal(h) // sorts keys
-	if err != nil {
-		return nil
+// messages gives what a stream holds, without a consumer: a work queue allows none beside its own.
+func messages(ctx context.Context, stream jetstream.Stream) iter.Seq2[*jetstream.RawStreamMsg, error] {
+	return func(yield func(*jetstream.RawStreamMsg, error) bool) {
+		for next := uint64(1); ; {
+			message, err := stream.GetMsg(ctx, next, jetstream.WithGetMsgSubject(">"))
+			if errors.Is(err, jetstream.ErrMsgNotFound) {
+				return
+			}
+			if err != nil {
+				yield(nil, readError("read back", err))
+				return
+			}
+			if !yield(message, nil) {
+				return
+			}
+			next = message.Sequence + 1
+		}
 	}
-	return bytes.TrimSpace(text)
 }

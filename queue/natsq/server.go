@@ -65,7 +65,7 @@ func Discover(store string) (Options, error) {
 	if err != nil {
 		return Options{}, err
 	}
-	return Options{URL: e.URL, User: e.User, Password: e.Token}, nil
+	return Options{URL: e.URL, User: e.User, Password: e.Token, Store: store}, nil
 }
 
 func readEndpoint(store string) (endpoint, error) {
@@ -197,14 +197,6 @@ func (e *embedded) publish() error {
 	return nil
 }
 
-// ready tells whether the server still keeps what it is given: it stops doing so when its disk is full.
-func (e *embedded) ready() error {
-	if e.server.JetStreamEnabled() {
-		return nil
-	}
-	return fmt.Errorf("the server has closed its store %s: %w", e.store, queue.ErrUnavailable)
-}
-
 func (e *embedded) close() error {
 	if e.server != nil {
 		e.server.Shutdown()
@@ -257,6 +249,21 @@ func storeLimit(store string) (int64, error) {
 		return 0, fmt.Errorf("size of the store: %w", err)
 	}
 	return limit / 10 * 9, nil
+}
+
+// diskReserve stays free: a server whose write fails keeps the stream closed until it is started again.
+const diskReserve = 16 << 20
+
+// room is queue.ErrFull when the disk of a store that is known has no room left, whoever filled it.
+func (b *broker) room() error {
+	var stat unix.Statfs_t
+	if b.options.Store == "" || unix.Statfs(b.options.Store, &stat) != nil {
+		return nil
+	}
+	if free := int64(stat.Bavail) * stat.Bsize; free < diskReserve {
+		return fmt.Errorf("the disk of %s has %d KiB left: %w", b.options.Store, free>>10, queue.ErrFull)
+	}
+	return nil
 }
 
 // serverLog hands the server's messages to slog. What it starts with is told at debug level only.

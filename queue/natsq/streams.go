@@ -36,8 +36,12 @@ const layout = 1
 
 const layoutKey = "attune.layout"
 
-// logBytes bounds the stream of what executions print; the oldest goes.
-const logBytes = 1 << 30
+// logBytes bounds the stream of what executions print; the oldest goes. A server reserves it, so that one with a small disk is
+// asked for less.
+const (
+	logBytes    = 1 << 30
+	logBytesMin = 1 << 20
+)
 
 // maxConsumers of a stream stands for any number: every route has three, every List one while it lasts. Servers take a missing
 // number, and -1, for 1000.
@@ -174,6 +178,10 @@ func (b *broker) create(ctx context.Context, definition jetstream.StreamConfig) 
 	if b.options.Replicas == 0 && hasCode(err, server.JSStreamReplicasNotSupportedErr) {
 		definition.Replicas = 1
 		return b.js.CreateStream(ctx, definition)
+	}
+	if definition.MaxBytes/2 >= logBytesMin && errors.Is(kindOf(err), queue.ErrFull) {
+		definition.MaxBytes /= 2
+		return b.create(ctx, definition)
 	}
 	return stream, err
 }

@@ -112,7 +112,7 @@ func (t *table) Delete(ctx context.Context, key string, revision uint64) error {
 }
 
 func (t *table) write(ctx context.Context, key string, value []byte, header nats.Header, options ...jetstream.PublishOpt) (uint64, error) {
-	if err := t.broker.online(ctx); err != nil {
+	if err := t.broker.writable(ctx); err != nil {
 		return 0, err
 	}
 	ctx, cancel := t.broker.bounded(ctx)

@@ -131,6 +131,9 @@ func (w *work) forget(route string) {
 }
 
 func (w *work) Publish(ctx context.Context, m queue.Message) error {
+	if err := w.broker.room(); err != nil {
+		return err
+	}
 	if err := w.mustBeOpen(ctx, m.Route); err != nil {
 		return fmt.Errorf("publish %s: %w", m.ID, err)
 	}

@@ -24,6 +24,7 @@ func (x *execution) run(ctx context.Context) error {
 	if err := x.makePrivateDir(); err != nil {
 		return err
 	}
+	x.tellSecrets()
 	if timeout := x.job.settings.timeout; timeout > 0 {
 		var cancel context.CancelFunc
 		ctx, cancel = context.WithTimeoutCause(ctx, timeout, errTimedOut)

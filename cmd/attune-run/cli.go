@@ -33,6 +33,7 @@ type command struct {
 // commands are all there are, in the order of the help.
 var commands = []command{
 	{"run", "Run an action or a script (the default command).", func() any { return &runCmd{} }},
+	{"batch", "Run a plan of many actions, in the order they need each other.", func() any { return &batchCmd{} }},
 	{"explain", "Show what a run would use and why; run nothing.", func() any { return &explainCmd{} }},
 	{"redact", "Mask secrets in what passes from stdin to stdout.", func() any { return &redactCmd{} }},
 	{"detect", "Show the interpreters this machine has.", func() any { return &detectCmd{} }},

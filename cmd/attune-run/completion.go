@@ -27,7 +27,9 @@ func answerCompletion(parser *kong.Kong) bool {
 	kongplete.Complete(parser,
 		kongplete.WithPredictors(map[string]complete.Predictor{
 			"action": complete.PredictOr(complete.PredictFunc(actionNames), complete.PredictFiles("*")),
-			"pack":   complete.PredictFunc(packNames),
+			"pack":   complete.PredictOr(complete.PredictFunc(packNames), complete.PredictDirs("*")),
+			"either": complete.PredictOr(complete.PredictFunc(packNames), complete.PredictFunc(actionNames)),
+			"file":   complete.PredictFiles("*"),
 		}),
 		kongplete.WithExitFunc(func(int) { answered = true }),
 	)

@@ -111,9 +111,9 @@ func TestTheBrokerIsKilledWhileWorkRuns(t *testing.T) {
 	w := p.serve().awaitReady(t)
 	id := p.submit(p.work("0.4", onLostFail))
 	p.awaitStart(id)
-	p.broker.kill() // the result cannot be stored when it is there
+	p.brokers[0].kill() // the result cannot be stored when it is there
 	time.Sleep(600 * time.Millisecond)
-	p.startBroker()
+	p.startBroker(0)
 	r := p.wait(id)
 	assert.Equal(t, string(executor.Succeeded), r.Outcome, "%s\n%s", r.Result, w.log())
 	assert.Equal(t, uint64(1), r.Epoch)
@@ -361,7 +361,7 @@ func TestMismatchedWorkers(t *testing.T) {
 func TestTheBrokerIsAwayAtStart(t *testing.T) {
 	t.Parallel()
 	p := newPool(t)
-	p.broker.kill()
+	p.brokers[0].kill()
 	w := p.serve()
 	require.Eventually(t, func() bool { return strings.Contains(w.log(), `"msg":"http"`) }, 30*time.Second, 20*time.Millisecond)
 	time.Sleep(time.Second)
@@ -369,7 +369,7 @@ func TestTheBrokerIsAwayAtStart(t *testing.T) {
 	defer cancel()
 	_, err := p.client.Submit(ctx, p.work("0"))
 	assert.True(t, errors.Is(err, queue.ErrUnavailable) || errors.Is(err, context.DeadlineExceeded) || errors.Is(err, queue.ErrUncertain), "%v", err)
-	p.startBroker()
+	p.startBroker(0)
 	w.awaitReady(t)
 	id := p.submit(p.work("0"))
 	p.wait(id)

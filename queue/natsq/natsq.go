@@ -141,9 +141,11 @@ func (b *broker) openAll(ctx context.Context) (err error) {
 	}
 	b.tables = map[queue.TableName]*table{}
 	for _, name := range tableNames {
-		b.tables[name] = &table{broker: b, stream: b.streams[tableStream(name)], subject: "$KV." + string(name) + "."}
+		stream := b.streams[tableStream(name)]
+		b.tables[name] = &table{broker: b, stream: stream, subject: "$KV." + string(name) + ".", commits: newCommitter(b, stream)}
 	}
-	b.work = &work{broker: b, stream: b.streams[workStream], opened: map[string]bool{}}
+	stream := b.streams[workStream]
+	b.work = &work{broker: b, stream: stream, commits: newCommitter(b, stream), opened: map[string]bool{}}
 	b.logs, err = newLogs(b)
 	return err
 }

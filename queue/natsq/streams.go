@@ -57,6 +57,7 @@ func (b *broker) definitions() []jetstream.StreamConfig {
 		jetstream.StreamConfig{
 			Name: workStream, Description: "what can be executed now", Subjects: []string{workSubject + ".>"},
 			Retention: jetstream.WorkQueuePolicy, Discard: jetstream.DiscardNew, MaxMsgsPerSubject: 1, DiscardNewPerSubject: true,
+			AllowAtomicPublish: true,
 		},
 		jetstream.StreamConfig{
 			Name: auditStream, Description: "who did what", Subjects: []string{auditSubject},
@@ -84,6 +85,7 @@ func (b *broker) tableDefinition(name queue.TableName) jetstream.StreamConfig {
 	c := jetstream.StreamConfig{
 		Name: tableStream(name), Subjects: []string{"$KV." + string(name) + ".>"},
 		MaxMsgsPerSubject: 1, Discard: jetstream.DiscardNew, AllowRollup: true, DenyDelete: true, AllowMsgTTL: true,
+		AllowAtomicPublish: name != queue.Workers, // not with asynchronous writes
 	}
 	switch name {
 	case queue.Runs, queue.Cancels:

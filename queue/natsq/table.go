@@ -19,6 +19,7 @@ type table struct {
 	broker  *broker
 	stream  jetstream.Stream
 	subject string // of keys, with its last dot
+	commits *committer
 }
 
 // markerAge is how long it is remembered that an entry was removed, for watches that were cut off meanwhile.
@@ -64,7 +65,7 @@ func isMarker(header nats.Header) bool {
 }
 
 func (t *table) Create(ctx context.Context, key string, value []byte) (uint64, error) {
-	revision, err := t.write(ctx, key, value, nil, jetstream.WithExpectLastSequencePerSubject(0))
+	revision, err := t.write(ctx, key, value, new(uint64))
 	if !errors.Is(err, queue.ErrConflict) {
 		return revision, t.wrap(key, err)
 	}
@@ -77,7 +78,7 @@ func (t *table) Create(ctx context.Context, key string, value []byte) (uint64, e
 	case entry.Op != queue.Deleted:
 		return 0, t.wrap(key, fmt.Errorf("create: %w", queue.ErrExists))
 	}
-	revision, err = t.write(ctx, key, value, nil, jetstream.WithExpectLastSequencePerSubject(entry.Revision))
+	revision, err = t.write(ctx, key, value, &entry.Revision)
 	if errors.Is(err, queue.ErrConflict) {
 		err = fmt.Errorf("create: %w", queue.ErrExists)
 	}
@@ -85,7 +86,7 @@ func (t *table) Create(ctx context.Context, key string, value []byte) (uint64, e
 }
 
 func (t *table) Update(ctx context.Context, key string, value []byte, revision uint64) (uint64, error) {
-	revision, err := t.write(ctx, key, value, nil, jetstream.WithExpectLastSequencePerSubject(revision))
+	revision, err := t.write(ctx, key, value, &revision)
 	return revision, t.wrap(key, err)
 }
 
@@ -102,26 +103,34 @@ func (t *table) Delete(ctx context.Context, key string, revision uint64) error {
 	if err != nil {
 		return t.wrap(key, err)
 	}
-	header := nats.Header{"KV-Operation": {"PURGE"}, "Nats-Rollup": {"sub"}}
+	if err := t.broker.writable(ctx); err != nil {
+		return t.wrap(key, err)
+	}
+	ctx, cancel := t.broker.bounded(ctx)
+	defer cancel()
+	marker := &nats.Msg{Subject: t.subject + key, Header: nats.Header{"KV-Operation": {"PURGE"}, "Nats-Rollup": {"sub"}}}
 	options := []jetstream.PublishOpt{jetstream.WithMsgTTL(markerAge)}
 	if revision != 0 {
 		options = append(options, jetstream.WithExpectLastSequencePerSubject(revision))
 	}
-	_, err = t.write(ctx, key, nil, header, options...)
-	return t.wrap(key, err)
+	if _, err = t.broker.js.PublishMsg(ctx, marker, options...); err != nil {
+		return t.wrap(key, writeError("remove", err))
+	}
+	return nil
 }
 
-func (t *table) write(ctx context.Context, key string, value []byte, header nats.Header, options ...jetstream.PublishOpt) (uint64, error) {
+// write stores a value; expected is the revision that it replaces, 0 that there is none, nil any.
+func (t *table) write(ctx context.Context, key string, value []byte, expected *uint64) (uint64, error) {
 	if err := t.broker.writable(ctx); err != nil {
 		return 0, err
 	}
 	ctx, cancel := t.broker.bounded(ctx)
 	defer cancel()
-	ack, err := t.broker.js.PublishMsg(ctx, &nats.Msg{Subject: t.subject + key, Data: value, Header: header}, options...)
+	revision, err := t.commits.send(ctx, &write{subject: t.subject + key, data: value, expected: expected})
 	if err != nil {
 		return 0, writeError("write", err)
 	}
-	return ack.Sequence, nil
+	return revision, nil
 }
 
 func (t *table) wrap(key string, err error) error {

@@ -73,8 +73,9 @@ const (
 
 // work is the stream of messages with its consumers.
 type work struct {
-	broker *broker
-	stream jetstream.Stream
+	broker  *broker
+	stream  jetstream.Stream
+	commits *committer
 
 	mu     sync.Mutex
 	opened map[string]bool // routes known to be open
@@ -139,7 +140,7 @@ func (w *work) Publish(ctx context.Context, m queue.Message) error {
 	}
 	ctx, cancel := w.broker.bounded(ctx)
 	defer cancel()
-	_, err := w.broker.js.PublishMsg(ctx, &nats.Msg{Subject: subjectOf(m)})
+	_, err := w.commits.send(ctx, &write{subject: subjectOf(m)})
 	if err != nil && !isDuplicate(err) {
 		return writeError("publish "+m.ID, err)
 	}

@@ -140,7 +140,7 @@ func (b *bench) backlogPoint(n int) (err error) {
 	watched := time.Now()
 	for time.Since(watched) < 5*time.Second {
 		most = max(most, heap())
-		time.Sleep(50 * time.Millisecond)
+		time.Sleep(500 * time.Millisecond)
 	}
 	point(fmt.Sprintf("backlog: %d", n), fmt.Sprintf("submitted at %.0f /s; first claim after %s; heap %s → %s",
 		float64(n)/submitted.Seconds(), milliseconds(first), mebibytes(before), mebibytes(most)))
@@ -159,8 +159,9 @@ func (c *curvePool) submitOver(n, routes int) error {
 // heap is what this process has in use, in MiB: worker, client and server together.
 func heap() float64 {
 	var stats runtime.MemStats
+	runtime.GC()
 	runtime.ReadMemStats(&stats)
-	return float64(stats.HeapInuse+stats.StackInuse) / (1 << 20)
+	return float64(stats.HeapAlloc+stats.StackInuse) / (1 << 20)
 }
 
 func point(what, figure string) { fmt.Printf("%-44s %s\n", what, figure) }

@@ -11,6 +11,7 @@ import (
 
 	"github.com/attune-run/attune/executor"
 	"github.com/attune-run/attune/internal/ci"
+	"github.com/attune-run/attune/internal/page"
 	"github.com/attune-run/attune/internal/report"
 )
 
@@ -19,6 +20,7 @@ type ciFlags struct {
 	CI     string `name:"ci" enum:"auto,none,github,gitlab,buildkite,azure,junit" default:"auto" placeholder:"SYSTEM" help:"Speak to a CI system: github, gitlab, buildkite, azure; junit writes attune-junit.xml; none; auto asks the environment."`
 	JUnit  string `name:"junit" placeholder:"FILE" type:"path" help:"Write JUnit XML here."`
 	Dotenv string `name:"dotenv" placeholder:"FILE" type:"path" help:"Write status, exit code and result here as GitLab's dotenv report."`
+	Report string `name:"report" placeholder:"FILE" type:"path" help:"Write a page for people here: one HTML file with timeline, output and details."`
 }
 
 // reports are what a command reports to. Without a CI system and files it is silent.
@@ -38,7 +40,7 @@ func (f ciFlags) reports(a *app, documents bool) (*reports, error) {
 	if f.CI == "junit" && f.JUnit == "" {
 		r.flags.JUnit = "attune-junit.xml"
 	}
-	for _, path := range []string{r.flags.JUnit, r.flags.Dotenv} {
+	for _, path := range []string{r.flags.JUnit, r.flags.Dotenv, r.flags.Report} {
 		if path == "" {
 			continue
 		}
@@ -67,7 +69,7 @@ func (f ciFlags) reports(a *app, documents bool) (*reports, error) {
 
 // wanted tells whether anybody keeps what is executed.
 func (r *reports) wanted() bool {
-	return r.reporter != nil || r.flags.JUnit != "" || r.flags.Dotenv != ""
+	return r.reporter != nil || r.flags.JUnit != "" || r.flags.Dotenv != "" || r.flags.Report != ""
 }
 
 // finish tells everybody how it ended. What cannot be written is a warning: the executions are over.
@@ -83,6 +85,11 @@ func (r *reports) finish(run *report.Run) {
 	if r.flags.Dotenv != "" {
 		if err := ci.WriteDotenv(r.flags.Dotenv, run, r.warn); err != nil {
 			r.warn(fmt.Sprintf("--dotenv: %v", err))
+		}
+	}
+	if r.flags.Report != "" {
+		if err := page.Write(r.flags.Report, run); err != nil {
+			r.warn(fmt.Sprintf("--report: %v", err))
 		}
 	}
 }

@@ -46,6 +46,7 @@ var commands = []command{
 	{"config", "Show the configuration and where each value comes from.", func() any { return &configCmd{} }},
 	{"version", "Show the version.", func() any { return &versionCmd{} }},
 	{"completion", "Print a completion script for a shell.", func() any { return &completionCmd{} }},
+	{"man", "Print the manual page.", func() any { return &manCmd{} }},
 }
 
 func isCommand(word string) bool {
@@ -72,6 +73,8 @@ func grammar(args []string) []kong.Option {
 	}
 	return options
 }
+
+var description = kong.Description("Run an automation action or a script, with its dependencies, anywhere.")
 
 // globals are the flags every command takes. Their defaults come from the configuration.
 type globals struct {

@@ -166,3 +166,9 @@ func (envImportCmd) Help() string {
 	return `Examples:
   attune-run env import envs.tar.gz`
 }
+
+// Help shows examples under `lambda --help`.
+func (lambdaCmd) Help() string {
+	return `Examples:
+  attune-run lambda invoke --local --event event.json fn.zip`
+}

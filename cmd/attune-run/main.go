@@ -37,7 +37,7 @@ func run(ctx context.Context, args []string, std stdio) int {
 	exited := -1
 	parser, err := kong.New(&cli, append(grammar(args[1:]),
 		kong.Name(name),
-		kong.Description("Run an automation action or a script, with its dependencies, anywhere."),
+		description,
 		kong.ConfigureHelp(kong.HelpOptions{Compact: true}),
 		kong.Writers(std.out, std.err),
 		kong.Exit(func(code int) { exited = code; panic(exitCode(code)) }),

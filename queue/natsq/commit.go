@@ -45,6 +45,9 @@ func newCommitter(b *broker, stream jetstream.Stream) *committer {
 
 // send is done when the write is stored or refused, or the context ends.
 func (c *committer) send(ctx context.Context, w *write) (uint64, error) {
+	if ctx.Err() != nil {
+		return 0, ctx.Err()
+	}
 	w.done = make(chan struct{})
 	c.mu.Lock()
 	c.waiting = append(c.waiting, w)

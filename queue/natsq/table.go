@@ -1,6 +1,7 @@
 package natsq
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -86,8 +87,8 @@ func (t *table) Create(ctx context.Context, key string, value []byte) (uint64, e
 }
 
 func (t *table) Update(ctx context.Context, key string, value []byte, revision uint64) (uint64, error) {
-	revision, err := t.write(ctx, key, value, &revision)
-	return revision, t.wrap(key, err)
+	written, err := t.write(ctx, key, value, &revision)
+	return written, t.wrap(key, err)
 }
 
 func (t *table) Put(ctx context.Context, key string, value []byte) (uint64, error) {
@@ -126,7 +127,8 @@ func (t *table) write(ctx context.Context, key string, value []byte, expected *u
 	}
 	ctx, cancel := t.broker.bounded(ctx)
 	defer cancel()
-	revision, err := t.commits.send(ctx, &write{subject: t.subject + key, data: value, expected: expected})
+	// A copy: the write may go on after its context has ended.
+	revision, err := t.commits.send(ctx, &write{subject: t.subject + key, data: bytes.Clone(value), expected: expected})
 	if err != nil {
 		return 0, writeError("write", err)
 	}

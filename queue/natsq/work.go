@@ -195,7 +195,10 @@ func (w *work) Remove(ctx context.Context, m queue.Message) error {
 	if err == nil {
 		err = w.stream.DeleteMsg(ctx, sequence)
 	}
-	if err == nil || errors.Is(err, queue.ErrNotFound) || errors.Is(err, jetstream.ErrMsgNotFound) || hasCode(err, server.JSSequenceNotFoundErrF) {
+	if err == nil || errors.Is(err, queue.ErrNotFound) {
+		return nil
+	}
+	if _, gone := w.find(ctx, m); errors.Is(gone, queue.ErrNotFound) { // somebody else was first
 		return nil
 	}
 	return writeError("remove the message of "+m.ID, err)

@@ -49,7 +49,7 @@ type laneState struct {
 }
 
 func (l *laneState) askable(now time.Time) bool {
-	return l.standing.IsZero() && now.After(l.idle) && now.After(l.away)
+	return l.questions == 0 && l.standing.IsZero() && now.After(l.idle) && now.After(l.away)
 }
 
 // take is one call of Take. The receiver of replies writes wake, which has room for one; Take reads it.
@@ -279,7 +279,9 @@ func (t *taker) inOrder(routes []string) [][]*laneState {
 	for i, priority := range priorities {
 		next := slices.Index(routes, t.last[priority]) + 1
 		for j := range routes {
-			all[i] = append(all[i], t.state(lane{routes[(next+j)%len(routes)], priority}))
+			l := t.state(lane{routes[(next+j)%len(routes)], priority})
+			l.questions = 0 // of a take that was broken off
+			all[i] = append(all[i], l)
 		}
 	}
 	return all
@@ -359,7 +361,7 @@ func (t *taker) answers(ctx context.Context, taking *take, asked []*laneState) e
 		}
 		t.wait(ctx, taking, time.Until(deadline))
 	}
-	return nil
+	return ctx.Err()
 }
 
 func (t *taker) answered(asked []*laneState, giveUp bool) bool {

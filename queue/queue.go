@@ -135,7 +135,7 @@ type Work interface {
 	// Waiting tells whether the message is stored and not acknowledged. Replicas of a cluster may hear of an acknowledgement a
 	// moment later; a Publish in that moment finds the message still there.
 	Waiting(ctx context.Context, m Message) (bool, error)
-	// Remove takes a message away without delivery; none is no error.
+	// Remove takes a message away without delivery, unless it is on its way to a taker already; none is no error.
 	Remove(ctx context.Context, m Message) error
 	// Take returns between 1 and n messages of these routes: the higher priority first, and routes of one priority in turn,
 	// so that none starves. It waits until there is one, or returns none with the context's error. What arrives beyond that

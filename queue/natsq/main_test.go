@@ -6,11 +6,13 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"math/rand/v2"
 	"net"
 	"net/url"
 	"os"
 	"os/exec"
 	"strings"
+	"sync"
 	"syscall"
 	"testing"
 	"time"
@@ -89,12 +91,22 @@ type process struct {
 	stdin  io.Closer
 }
 
+// portsTaken are the ports that were given out; a server that is killed must find its own free again.
+var portsTaken sync.Map
+
+// freePort is below those that the kernel gives to connections.
 func freePort(t *testing.T) int {
 	t.Helper()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	require.NoError(t, err)
-	defer l.Close()
-	return l.Addr().(*net.TCPAddr).Port
+	for {
+		port := 12_000 + rand.IntN(20_000)
+		if _, taken := portsTaken.LoadOrStore(port, true); taken {
+			continue
+		}
+		if l, err := net.Listen("tcp", fmt.Sprintf("127.0.0.1:%d", port)); err == nil {
+			require.NoError(t, l.Close())
+			return port
+		}
+	}
 }
 
 func startServer(t *testing.T, config serverConfig) *process {

@@ -11,7 +11,7 @@ LAMBDA_TAGS := lambda.norpc,nethttpomithttp2
 export CGO_ENABLED ?= 0
 
 .DEFAULT_GOAL := help
-.PHONY: help bootstrap bootstrap-tests build build-nats lambda install demo test stress chaos check fmt bench clean ci
+.PHONY: help bootstrap bootstrap-tests build build-nats lambda install dist chroots demo test stress chaos check fmt bench clean ci
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  %-16s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -47,6 +47,14 @@ install: build ## Install attune-run, attune-worker, attune-lambda, and attune a
 	install -D -m 0755 -t $(DESTDIR)$(PREFIX)/bin $(BIN)/attune-run $(BIN)/attune-worker $(BIN)/attune-lambda
 	ln -sf attune-run $(DESTDIR)$(PREFIX)/bin/attune
 
+ARCH ?= amd64,arm64
+
+dist: ## Build a release into dist/: programs, archives, packages, SBOM, checksums (VERSION, ARCH)
+	go run ./scripts/dist -version '$(VERSION)' -arch $(ARCH)
+
+chroots: bootstrap-tests ## Prove that attune works in an empty root, a busybox root and a Debian root without Go (as root)
+	go test -count=1 -v -run '^TestRoot' ./deploy
+
 demo: bootstrap build ## Build, and run the examples in every language
 	@./scripts/demo $(BIN)/attune-run
 
@@ -61,7 +69,7 @@ stress: ## Kill processes that share environments at random, for a minute (FOR, 
 	go test -count=1 -timeout 0 -v -run '^TestStress$$' ./envcache -args -stress $(FOR) -stress-processes $(PROCESSES) -stress-seed $(SEED)
 
 chaos: ## Kill, freeze and cut off workers and brokers of a pool at random, and check its history (FOR, SEED)
-	go test -count=1 -timeout 0 -v ./internal/chaos -args -chaos $(FOR) -chaos-seed $(SEED)
+	go test -count=1 -timeout 0 -v ./internal/chaos -args -chaos $(FOR) -chaos-seed $(SEED) -chaos-cluster
 
 check: ## Formatting, vet, staticcheck
 	@unformatted=$$(gofmt -l .); [ -z "$$unformatted" ] || { echo "not formatted: $$unformatted; run make fmt" >&2; exit 1; }
@@ -77,7 +85,7 @@ bench: build ## Measure, each figure against a baseline of the same run (ONLY="t
 	go run ./scripts/bench $(BIN)/attune-run $(ONLY)
 
 clean: ## Remove what was built
-	rm -rf $(BIN)
+	rm -rf $(BIN) dist
 
 ci: ## What CI runs
 	@./.ci/run

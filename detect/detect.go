@@ -383,10 +383,16 @@ func isExecutable(path string) bool {
 }
 
 // realBinary follows links to the binary itself. A virtual environment's python stays what it is: the
-// link beside pyvenv.cfg is what makes it one (PEP 405).
+// link beside pyvenv.cfg is what makes it one (PEP 405). So does a link to a program that is what it is called by: busybox is
+// no shell, its link sh is.
 func realBinary(path string) (string, error) {
 	if _, err := os.Stat(filepath.Join(filepath.Dir(filepath.Dir(path)), "pyvenv.cfg")); err == nil {
 		return path, nil
 	}
-	return filepath.EvalSymlinks(path)
+	target, err := filepath.EvalSymlinks(path)
+	if err != nil || !slices.Contains([]string{"busybox", "busybox.static", "toybox"}, filepath.Base(target)) {
+		return target, err
+	}
+	dir, err := filepath.EvalSymlinks(filepath.Dir(path)) // /bin may be a link to /usr/bin
+	return filepath.Join(dir, filepath.Base(path)), err
 }

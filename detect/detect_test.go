@@ -233,3 +233,21 @@ func TestAnEmptyMachineHasNothing(t *testing.T) {
 	require.NoError(t, err)
 	assert.Empty(t, found)
 }
+
+func TestBusyboxIsWhatItIsCalledBy(t *testing.T) {
+	spec, err := runtime.Parse("sh.yaml", []byte(`name: sh
+distributions:
+  verification: {commands: [{binary: sh, args: [-c, 'echo posix shell'], pattern: 'posix shell'}]}
+execution_config:
+  interpreter: {binary: sh, file_extension: .sh}
+`))
+	require.NoError(t, err)
+	m := newMachine(t)
+	m.write("bin/busybox", `case ${0##*/} in sh) echo posix shell ;; *) exit 127 ;; esac`)
+	require.NoError(t, os.Symlink("busybox", filepath.Join(m.dir, "bin/sh")))
+	require.NoError(t, os.Symlink("bin", filepath.Join(m.dir, "linked")))
+
+	found, err := New(Options{Path: filepath.Join(m.dir, "linked"), Home: m.dir, Dir: m.dir}).First(context.Background(), spec)
+	require.NoError(t, err)
+	assert.Equal(t, filepath.Join(m.dir, "bin/sh"), found.Path)
+}

@@ -94,7 +94,7 @@ func (s *Service) acquire(ctx context.Context, p plan, local Local, progress fun
 
 // inlineFile gives inline code a file where its runtime cannot take it as an argument.
 func (x *execution) inlineFile() error {
-	if x.job.inline == "" || x.spec().Inline.Strategy == "direct" {
+	if x.job.inline == "" || x.inlineDirect() {
 		return nil
 	}
 	if err := x.makePrivateDir(); err != nil {
@@ -106,4 +106,13 @@ func (x *execution) inlineFile() error {
 	}
 	x.job.script = path
 	return nil
+}
+
+// directMax is the size in bytes of code that fits in one argument (MAX_ARG_STRLEN of execve(2), 128 KiB with the zero behind it).
+const directMax = 128<<10 - 1
+
+// inlineDirect tells whether inline code is an argument of the interpreter. Code with arguments of its own is not: interpreters take some
+// of these for theirs, and a shell the first for its name.
+func (x *execution) inlineDirect() bool {
+	return x.spec().Inline.Strategy == "direct" && len(x.req.Args) == 0 && len(x.job.inline) <= directMax
 }

@@ -18,9 +18,13 @@ var errTimedOut = errors.New("timed out")
 
 // run starts the child, supervises it until nothing of it is left, and collects what it left behind.
 func (x *execution) run(ctx context.Context) error {
+	if ctx.Err() != nil { // whoever heard that the child is about to start has ended it
+		return context.Cause(ctx)
+	}
 	if err := x.makePrivateDir(); err != nil {
 		return err
 	}
+	x.tellSecrets()
 	if timeout := x.job.settings.timeout; timeout > 0 {
 		var cancel context.CancelFunc
 		ctx, cancel = context.WithTimeoutCause(ctx, timeout, errTimedOut)
@@ -109,7 +113,7 @@ func (x *execution) argv() ([]string, error) {
 		head = append(head, argv[1:len(argv)-1]...)
 	}
 	switch {
-	case x.job.inline != "" && x.spec().Inline.Strategy == "direct":
+	case x.job.inline != "" && x.inlineDirect():
 		head = append(append(head, x.spec().Inline.Args...), x.job.inline)
 	case len(argv) > 1:
 		head = append(head, script)

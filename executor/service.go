@@ -181,10 +181,13 @@ func (s *Service) Store() (*envcache.Store, error) {
 	return s.store, s.storeErr
 }
 
-// Observer follows an execution live; all of it is already redacted. Nil fields are not told.
+// Observer follows an execution live; all of it but Secrets is already redacted. Nil fields are not told.
 type Observer struct {
 	Stdout, Stderr io.Writer
 	Event          func(Event)
+	// Secrets is told once, before the process starts, the values that are masked, if there are any: for the masks of a CI system.
+	// They are the only thing an observer gets that is not redacted.
+	Secrets func(values []string)
 }
 
 // Event is one step of an execution.

@@ -153,6 +153,14 @@ func (x *execution) protectValue(name, value string) {
 	}
 }
 
+// tellSecrets tells the observer what is masked.
+func (x *execution) tellSecrets() {
+	if x.obs.Secrets != nil && !x.redact.Empty() {
+		masked := sortedKeys(x.protected)
+		x.obs.Secrets(slices.DeleteFunc(masked, func(value string) bool { return len(value) < redact.MinLength }))
+	}
+}
+
 // checkVariables refuses variables the child could not get or that are attune's own.
 func (x *execution) checkVariables() error {
 	if err := checkVariables(x.job.env); err != nil {

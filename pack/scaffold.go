@@ -28,7 +28,7 @@ var starters = map[string]struct{ source, script, format string }{
 	"java":   {"hello.java", "hello.java", "dotenv"},
 }
 
-// Scaffold creates a pack with one action that works, in a directory that must not exist yet.
+// Scaffold creates a pack with one action that works and its test, in a directory that must not exist yet.
 func Scaffold(dir, ref, runtime string) error {
 	if !regexp.MustCompile(`^[a-z][a-z0-9_-]*$`).MatchString(ref) {
 		return fmt.Errorf("%q is no name for a pack: lower-case letters, digits, - and _, a letter first", ref)
@@ -61,11 +61,18 @@ parameters:
     default: world
 `, ref, runtime, starter.script, starter.format),
 		"actions/" + starter.script: string(script),
+		"tests/hello.yaml": `cases:
+  - name: greets the world
+    expect: {result: {greeting: "Hello, world!"}}
+  - name: greets by name
+    parameters: {name: you}
+    expect: {result: {greeting: "Hello, you!"}}
+`,
 	}
 	if _, err := os.Lstat(dir); !errors.Is(err, fs.ErrNotExist) {
 		return fmt.Errorf("%s is there already; choose another name, or --dir", dir)
 	}
-	for _, name := range []string{"pack.yaml", "actions/hello.yaml", "actions/" + starter.script} {
+	for _, name := range []string{"pack.yaml", "actions/hello.yaml", "actions/" + starter.script, "tests/hello.yaml"} {
 		path := filepath.Join(dir, name)
 		if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
 			return fmt.Errorf("create pack: %w", err)

@@ -77,6 +77,9 @@ func (w *Worker) tryRegister(ctx context.Context) error {
 // checkName asks whoever has the name. One that is frozen does not answer, and keeps its name until its entry is forgotten.
 func (w *Worker) checkName(ctx context.Context, before queue.Entry) error {
 	reply, err := w.inquire(ctx, w.cfg.Name, inquiry{})
+	if errors.Is(err, context.DeadlineExceeded) && ctx.Err() == nil { // the broker may not have known yet that it is dead
+		reply, err = w.inquire(ctx, w.cfg.Name, inquiry{})
+	}
 	var entry queue.WorkerEntry
 	if before.Value != nil {
 		_ = json.Unmarshal(before.Value, &entry) // what cannot be read says nothing
@@ -121,10 +124,13 @@ func (w *Worker) heartbeatEntry(ctx context.Context) error {
 	return nil
 }
 
-// deregister forgets the worker.
+// deregister forgets the worker, once all that it printed has arrived or is lost.
 func (w *Worker) deregister() {
 	ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
 	defer cancel()
+	if err := w.broker.Logs().Flush(ctx); err != nil {
+		w.log.Warn("the last output may be lost", "error", err)
+	}
 	table := w.broker.Table(queue.Workers)
 	before, err := table.Get(ctx, w.cfg.Name)
 	var entry queue.WorkerEntry

@@ -1,6 +1,7 @@
 package worker
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -23,14 +24,18 @@ type attempt struct {
 	fence       context.CancelCauseFunc // ends everything, with errFenced
 	cancel      context.CancelCauseFunc // ends the child, with errDrained or errCanceled
 	force       chan struct{}           // closed: SIGKILL at once
+	logs        *logWriter              // what the child prints; nil before there is one
 
-	mu        sync.Mutex
+	writing sync.Mutex // one write of the record at a time
+
+	mu        sync.Mutex     // of what follows; never held while the broker is waited for
 	delivery  queue.Delivery // the last one: it may come again while it is held
 	record    queue.Record   // as it is stored, of revision
 	revision  uint64
 	spawned   bool // the child was about to start, or did
 	forced    bool
 	confirmed time.Time         // when it was last known to be held (monotonic)
+	fuse      *time.Timer       // fences it when that was too long ago
 	lines     []queue.AuditLine // written down before the message is acknowledged
 	written   []<-chan error    // what became of them, in the same order
 }
@@ -108,30 +113,41 @@ func (a *attempt) message() queue.Delivery {
 // store changes the record by compare-and-set on the held revision. A write without an answer is read back. ErrConflict: somebody else
 // changed it. Any other error: nothing is known to have been stored, and it may be tried again.
 func (a *attempt) store(ctx context.Context, next queue.Record) error {
+	a.writing.Lock()
+	defer a.writing.Unlock()
 	a.mu.Lock()
-	defer a.mu.Unlock()
+	held := a.revision
+	a.mu.Unlock()
 	value, err := encode(&next)
 	if err != nil {
 		return err
 	}
-	revision, err := a.w.runs.Update(ctx, a.id, value, a.revision)
+	revision, err := a.w.runs.Update(ctx, a.id, value, held)
 	if errors.Is(err, queue.ErrUncertain) || errors.Is(err, queue.ErrConflict) {
-		entry, lost := a.w.runs.Get(ctx, a.id)
-		switch {
-		case lost != nil && errors.Is(err, queue.ErrConflict):
-			return err
-		case lost != nil:
-			return fmt.Errorf("%w; read back: %w", err, lost)
-		case string(entry.Value) == string(value):
-			revision, err = entry.Revision, nil
-		case entry.Revision != a.revision:
-			return queue.ErrConflict
-		}
+		revision, err = a.readBack(ctx, value, held, err)
 	}
 	if err == nil {
+		a.mu.Lock()
 		a.record, a.revision = next, revision
+		a.mu.Unlock()
 	}
 	return err
+}
+
+// readBack finds out what became of a write: it may have happened although its answer was lost.
+func (a *attempt) readBack(ctx context.Context, value []byte, held uint64, written error) (revision uint64, err error) {
+	entry, err := a.w.runs.Get(ctx, a.id)
+	switch {
+	case err != nil && errors.Is(written, queue.ErrConflict):
+		return 0, written
+	case err != nil:
+		return 0, fmt.Errorf("%w; read back: %w", written, err)
+	case bytes.Equal(entry.Value, value):
+		return entry.Revision, nil
+	case entry.Revision != held:
+		return 0, queue.ErrConflict
+	}
+	return 0, written
 }
 
 // persist stores until it is stored or the attempt is fenced.

@@ -42,6 +42,9 @@ func (w *Worker) handle(ctx context.Context, d queue.Delivery) {
 	w.add(a)
 	defer w.remove(a)
 	a.run(hold, child)
+	if a.logs != nil && a.logs.cut {
+		w.tails.Go(func() { a.logs.finish(ctx) })
+	}
 }
 
 // claim takes over the record that a message wakes for. Nil without an error: there is nothing to run, and the message is seen to.

@@ -108,8 +108,12 @@ func (c *Client) who() string {
 
 // audit writes one line down, together with those of others who write at the same time; it is stored when audit returns.
 func (c *Client) audit(ctx context.Context, line queue.AuditLine) error {
+	return written(ctx, c.journal.add(line, c.cfg.Now()))
+}
+
+func written(ctx context.Context, line <-chan error) error {
 	select {
-	case err := <-c.journal.add(line, c.cfg.Now()):
+	case err := <-line:
 		return err
 	case <-ctx.Done():
 		return context.Cause(ctx)

@@ -7,6 +7,7 @@ import (
 
 // drain waits for what runs: as long as the grace lasts, then it is ended.
 func (w *Worker) drain(work, background context.Context) {
+	defer w.tails.Wait()
 	w.draining.Store(true)
 	if len(w.running()) > 0 {
 		w.log.Info("draining", "running", len(w.running()), "grace", w.cfg.Grace)

@@ -15,6 +15,9 @@ const watchAfter = 50 * time.Millisecond
 // watch extends the message and looks whether the record is still held, and whether somebody canceled, until stop.
 func (a *attempt) watch(hold context.Context) (stop func()) {
 	ctx, cancel := context.WithCancel(hold)
+	a.mu.Lock()
+	a.fuse = time.AfterFunc(a.w.cfg.Timing.Fence-time.Since(a.confirmed), a.lose) // whatever the broker keeps waiting
+	a.mu.Unlock()
 	finished := make(chan struct{})
 	timer := time.AfterFunc(min(watchAfter, a.w.cfg.Timing.Heartbeat), func() {
 		defer close(finished)
@@ -25,6 +28,7 @@ func (a *attempt) watch(hold context.Context) (stop func()) {
 		if !timer.Stop() {
 			<-finished
 		}
+		a.fuse.Stop()
 	}
 }
 
@@ -35,26 +39,13 @@ func (a *attempt) beat(ctx context.Context) {
 		defer stop()
 	}
 	a.obey(ctx)
-	timing := a.w.cfg.Timing
-	for wait := timing.Heartbeat; sleep(ctx, wait); {
-		wait = timing.Heartbeat
+	heartbeat := a.w.cfg.Timing.Heartbeat
+	for wait := heartbeat; sleep(ctx, wait); {
+		wait = heartbeat
 		if !a.heartbeat(ctx) {
-			wait = timing.Heartbeat / 5
+			wait = heartbeat / 5
 		}
-		left := a.left()
-		if left <= 0 {
-			a.lose()
-			return
-		}
-		wait = min(wait, left)
 	}
-}
-
-// left is how long the record may still be taken for held.
-func (a *attempt) left() time.Duration {
-	a.mu.Lock()
-	defer a.mu.Unlock()
-	return a.w.cfg.Timing.Fence - time.Since(a.confirmed)
 }
 
 // lose ends the attempt: its child is killed at once.
@@ -76,8 +67,6 @@ func (a *attempt) kill() {
 // heartbeat is false when it could not be found out that the record is held.
 func (a *attempt) heartbeat(ctx context.Context) bool {
 	begun := time.Now()
-	ctx, cancel := context.WithTimeout(ctx, a.left())
-	defer cancel()
 	if err := a.message().Extend(ctx); err != nil {
 		a.w.log.Warn("heartbeat failed", "execution", a.id, "error", err)
 		return false
@@ -91,6 +80,7 @@ func (a *attempt) heartbeat(ctx context.Context) bool {
 	if err == nil && json.Unmarshal(entry.Value, &stored) == nil && stored.Epoch == a.held().Epoch {
 		a.mu.Lock()
 		a.confirmed = begun
+		a.fuse.Reset(a.w.cfg.Timing.Fence - time.Since(begun))
 		a.mu.Unlock()
 		a.obey(ctx)
 		return true

@@ -1,6 +1,7 @@
 package worker
 
 import (
+	"context"
 	"sync"
 	"time"
 
@@ -23,6 +24,7 @@ type logWriter struct {
 	data   []byte // what was not sent yet
 	timer  *time.Timer
 	closed bool
+	cut    bool // the end was not taken
 }
 
 // logStream is one of an execution's streams.
@@ -76,12 +78,10 @@ func (l *logWriter) flush() {
 	}
 }
 
-func (l *logWriter) send(stream string, data []byte) {
+func (l *logWriter) send(stream string, data []byte) bool {
 	l.number++
 	chunk, err := encode(queue.LogChunk{Schema: queue.LogSchema, Epoch: l.epoch, Number: l.number, Stream: stream, At: l.now().UTC(), Data: data})
-	if err == nil {
-		_ = l.logs.Append(l.id, chunk)
-	}
+	return err == nil && l.logs.Append(l.id, chunk)
 }
 
 // close sends the rest, and that it is all. Nothing is said of what printed nothing: its result tells, and costs no write.
@@ -94,6 +94,18 @@ func (l *logWriter) close() {
 	l.flush()
 	l.closed = true
 	if l.number > 0 {
-		l.send("end", nil)
+		l.cut = !l.send("end", nil)
+	}
+}
+
+// endTimeout is how long it is tried to say that it is all.
+const endTimeout = 10 * time.Second
+
+// finish says again that it is all, where that was not taken: a reader waits for it, and sees by its number what is missing.
+func (l *logWriter) finish(ctx context.Context) {
+	ctx, cancel := context.WithTimeout(ctx, endTimeout)
+	defer cancel()
+	for l.cut && sleep(ctx, logDelay) {
+		l.cut = !l.send("end", nil)
 	}
 }

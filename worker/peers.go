@@ -106,24 +106,35 @@ func (w *Worker) inquire(ctx context.Context, name string, q inquiry) (reply inq
 	return reply, json.Unmarshal(text, &reply)
 }
 
-// answer answers other workers' inquiries until stop.
+// answer answers other workers' inquiries, and the submissions of those who have no client of their own, until stop.
 func (w *Worker) answer() (stop func(), err error) {
-	return w.broker.Signals().Answer(inquiryTopic(w.cfg.Name), func(_ context.Context, question []byte) []byte {
-		var q inquiry
-		if json.Unmarshal(question, &q) != nil {
-			return nil
-		}
-		reply := inquiryReply{Instance: w.instance}
-		w.mu.Lock()
-		a := w.attempts[q.ID]
-		if !w.draining.Load() {
-			reply.Free = w.cfg.Slots - len(w.attempts)
-		}
-		w.mu.Unlock()
-		reply.Holds = a != nil && a.held().Epoch == q.Epoch
-		text, _ := encode(reply)
-		return text
-	})
+	first, err := w.broker.Signals().Answer(inquiryTopic(w.cfg.Name), w.reply)
+	if err != nil {
+		return nil, err
+	}
+	second, err := NewClient(ClientConfig{Broker: w.broker, Service: w.cfg.Service, Unroutable: w.cfg.Timing.Unroutable}).AnswerSubmissions()
+	if err != nil {
+		first()
+		return nil, err
+	}
+	return func() { first(); second() }, nil
+}
+
+func (w *Worker) reply(_ context.Context, question []byte) []byte {
+	var q inquiry
+	if json.Unmarshal(question, &q) != nil {
+		return nil
+	}
+	reply := inquiryReply{Instance: w.instance}
+	w.mu.Lock()
+	a := w.attempts[q.ID]
+	if !w.draining.Load() {
+		reply.Free = w.cfg.Slots - len(w.attempts)
+	}
+	w.mu.Unlock()
+	reply.Holds = a != nil && a.held().Epoch == q.Epoch
+	text, _ := encode(reply)
+	return text
 }
 
 // isHeld asks the holder of a record whose message came again. A broker may forget who has what when it is killed; a worker that

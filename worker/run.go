@@ -64,6 +64,7 @@ func (a *attempt) execute(hold, child context.Context, r *queue.Record) (*execut
 	}
 	req.Local = local
 	logs := &logWriter{logs: a.w.broker.Logs(), id: a.id, epoch: r.Epoch, now: a.w.now}
+	a.logs = logs
 	result := a.w.cfg.Execute(child, req, executor.Observer{
 		Stdout: logStream{logs, "stdout"}, Stderr: logStream{logs, "stderr"},
 		Event: func(e executor.Event) { a.event(hold, e) },

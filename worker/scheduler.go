@@ -62,9 +62,9 @@ func (s *Scheduler) Run(ctx context.Context) {
 			s.pause(ctx, "stand for scheduler", err)
 			continue
 		}
-		s.cfg.Log.Info("elected as scheduler", "worker", s.cfg.Worker)
+		s.cfg.Log.Info("elected as scheduler")
 		err := s.serve(ctx)
-		s.cfg.Log.Info("no longer scheduler", "worker", s.cfg.Worker, "reason", err)
+		s.cfg.Log.Info("no longer scheduler", "reason", err)
 		if !errors.Is(err, errNotElected) {
 			s.pause(ctx, "schedule", err)
 		}

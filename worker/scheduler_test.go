@@ -4,6 +4,7 @@ import (
 	"context"
 	"crypto/ed25519"
 	"encoding/json"
+	"flag"
 	"fmt"
 	"math/rand/v2"
 	"strings"
@@ -32,6 +33,11 @@ var schedulerPack = map[string]string{
 	"s/actions/failing.yaml": "ref: s.failing\nentry_point: failing.sh\nretries: {max: 1, backoff: 30m}\n",
 	"s/actions/failing.sh":   "exit 3\n",
 }
+
+// patient are timings with which nobody is taken for lost, however busy the machine is.
+var patient = Timing{Heartbeat: 500 * time.Millisecond, Fence: 30 * time.Second, Scheduler: 50 * time.Millisecond, Reconcile: 500 * time.Millisecond, Lease: time.Second}
+
+func patiently(m *member) { m.Timing = patient }
 
 // elected is a scheduler that believes to have the role whatever the lease says.
 func (p *testPool) elected(name string) {
@@ -79,7 +85,7 @@ func TestALimitHoldsWithTwoSchedulers(t *testing.T) {
 	for _, action := range []string{"s.limited", "s.flaky"} {
 		t.Run(action, func(t *testing.T) {
 			p := newTestPool(t, schedulerPack)
-			p.serve(nil)
+			p.serve(patiently)
 			p.elected("second")
 			p.elected("third")
 			stop := p.atOnce(action)
@@ -100,7 +106,7 @@ func TestALimitHoldsWithTwoSchedulers(t *testing.T) {
 
 func TestWhatIsParkedHoldsNobodyUp(t *testing.T) {
 	p := newTestPool(t, schedulerPack)
-	p.serve(nil)
+	p.serve(patiently)
 	var parked []string
 	for i := range 1000 {
 		if i%20 == 0 {
@@ -131,7 +137,7 @@ func TestWhatIsParkedHoldsNobodyUp(t *testing.T) {
 
 func TestWhatIsDelayedComesInTime(t *testing.T) {
 	p := newTestPool(t, schedulerPack)
-	p.serve(nil)
+	p.serve(patiently)
 	begun := time.Now()
 	accepted, err := p.client.Submit(t.Context(), Order{Request: executor.Request{Action: "s.quick"}, In: 700 * time.Millisecond})
 	require.NoError(t, err)
@@ -144,8 +150,8 @@ func TestWhatIsDelayedComesInTime(t *testing.T) {
 
 func TestWhatNobodyCanRunIsShownAndEnds(t *testing.T) {
 	p := newTestPool(t, schedulerPack)
-	timing := quick
-	timing.Unroutable = 1500 * time.Millisecond
+	timing := patient
+	timing.Fence, timing.Unroutable = time.Second, 1500*time.Millisecond
 	p.client = NewClient(ClientConfig{Broker: p.broker, Unroutable: timing.Unroutable})
 	p.serve(func(m *member) { m.Timing, m.Labels = timing, map[string]string{"zone": "a"} })
 	id := p.submit(executor.Request{Action: "s.quick", Selector: map[string]any{"zone": "b"}})
@@ -178,7 +184,7 @@ func TestWhatNobodyCanRunIsShownAndEnds(t *testing.T) {
 
 func TestALostMessageIsLaidAgain(t *testing.T) {
 	p := newTestPool(t, schedulerPack)
-	p.serve(nil)
+	p.serve(patiently)
 	prepared, err := p.client.prepare(t.Context(), Order{Request: executor.Request{Action: "s.quick"}})
 	require.NoError(t, err)
 	value, err := encode(prepared.record)
@@ -189,19 +195,19 @@ func TestALostMessageIsLaidAgain(t *testing.T) {
 	assert.Equal(t, "succeeded", r.Outcome)
 }
 
+// mismatched is how many requests are spread over workers that can run some of them only; 10000 is the long form.
+var mismatched = flag.Int("mismatched", 120, "requests over mismatched workers")
+
 func TestMismatchedWorkersGetNothingWrong(t *testing.T) {
 	p := newTestPool(t, schedulerPack)
 	has := map[string]map[string]string{
 		"a": {"zone": "a", "disk": "ssd"}, "b": {"zone": "b"}, "ab": {"zone": "b", "disk": "ssd"},
 	}
 	for name, labels := range has {
-		p.serve(func(m *member) { m.Name, m.Labels, m.Slots = name, labels, 2 })
+		p.serve(func(m *member) { m.Name, m.Labels, m.Slots, m.Timing = name, labels, 2, patient })
 	}
 	wishes := []map[string]any{{"zone": "a"}, {"zone": "b"}, {"disk": "ssd"}, {"zone": "b", "disk": "ssd"}, {"zone": "a", "disk": "ssd"}, nil}
-	count := 600
-	if testing.Short() {
-		count = 120
-	}
+	count := *mismatched
 	wanted := map[string]map[string]any{}
 	for range count {
 		wish := wishes[rand.IntN(len(wishes))]

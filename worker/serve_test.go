@@ -315,7 +315,7 @@ func TestDrain(t *testing.T) {
 		assert.True(t, gone(pid))
 	})
 	t.Run("a second signal shortens the grace", func(t *testing.T) {
-		w := p.spawn(func(m *member) { m.Name, m.Grace = "told twice", time.Hour; m.Name = "told-twice" })
+		w := p.spawn(func(m *member) { m.Name, m.Grace = "told-twice", time.Hour })
 		f := file(t)
 		id := p.submit(with("t.hang", f))
 		p.waitFile(f)

@@ -220,11 +220,12 @@ func (c *Client) accept(ctx context.Context, p *prepared) (Accepted, error) {
 	case err != nil:
 		return Accepted{}, storing(r.ID, err)
 	}
+	line := c.journal.add(submitted(r), c.cfg.Now())
 	if r.State == queue.Queued {
 		_ = publish(ctx, c, r) // the scheduler does it again
 	}
-	if err := c.auditSubmit(ctx, r); err != nil {
-		return Accepted{}, err
+	if err := written(ctx, line); err != nil {
+		return Accepted{}, storing(r.ID, fmt.Errorf("audit: %w", err))
 	}
 	return Accepted{ID: r.ID, State: r.State, Action: r.Action}, nil
 }
@@ -274,18 +275,14 @@ func (c *Client) existing(ctx context.Context, p *prepared) (Accepted, error) {
 		}
 	}
 	// Whoever was first may have come no further than the record; readers leave a repetition out.
-	if err := c.auditSubmit(ctx, first); err != nil {
-		return Accepted{}, err
+	if err := c.audit(ctx, submitted(first)); err != nil {
+		return Accepted{}, storing(first.ID, fmt.Errorf("audit: %w", err))
 	}
 	return Accepted{ID: first.ID, State: first.State, Action: first.Action, Existing: true}, nil
 }
 
-func (c *Client) auditSubmit(ctx context.Context, r *queue.Record) error {
-	line := queue.AuditLine{Who: r.SubmittedBy, What: "submit", ID: r.ID, Action: r.Action, Digest: r.Digest}
-	if err := c.audit(ctx, line); err != nil {
-		return storing(r.ID, fmt.Errorf("audit: %w", err))
-	}
-	return nil
+func submitted(r *queue.Record) queue.AuditLine {
+	return queue.AuditLine{Who: r.SubmittedBy, What: "submit", ID: r.ID, Action: r.Action, Digest: r.Digest}
 }
 
 // sameRequest compares what was asked for; the pack's version and the deadline that were filled in may be others by now.

@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"iter"
+	"sync/atomic"
 	"time"
 
 	"github.com/attune-run/attune/queue"
@@ -45,14 +46,17 @@ func (c *Client) Wait(ctx context.Context, id string) (*queue.Record, error) {
 }
 
 // Logs gives what an execution prints, oldest first; with follow until it is done and all of it has been given. A chunk that is
-// preceded by a gap has a Number that jumps.
+// preceded by a gap has a Number that jumps; where the gap is the last of it, that is a chunk of Stream "end".
 func (c *Client) Logs(ctx context.Context, id string, follow bool) iter.Seq2[queue.LogChunk, error] {
 	return func(yield func(queue.LogChunk, error) bool) {
 		ctx, cancel := context.WithCancel(ctx)
 		defer cancel()
+		ended := make(chan uint64, 16) // epochs whose output has been given; written by this loop, read by endWith
+		var steps atomic.Int64         // odd while a chunk is with the reader
 		if follow {
-			go c.endWith(ctx, cancel, id)
+			go c.endWith(ctx, cancel, id, ended, &steps)
 		}
+		last := map[uint64]uint64{} // epoch → number
 		for text, err := range c.broker.Logs().Read(ctx, id, follow) {
 			if err != nil {
 				yield(queue.LogChunk{}, err)
@@ -62,38 +66,52 @@ func (c *Client) Logs(ctx context.Context, id string, follow bool) iter.Seq2[que
 			if json.Unmarshal(text, &chunk) != nil {
 				continue // a newer attune may have written it
 			}
-			if chunk.Stream == "end" {
-				if follow && c.isLast(ctx, id, chunk.Epoch) {
+			end, gap := chunk.Stream == "end", chunk.Number > last[chunk.Epoch]+1
+			last[chunk.Epoch] = chunk.Number
+			if !end || gap {
+				steps.Add(1)
+				more := yield(chunk, nil)
+				steps.Add(1)
+				if !more {
 					return
 				}
-				continue
 			}
-			if !yield(chunk, nil) {
-				return
+			if end {
+				select {
+				case ended <- chunk.Epoch:
+				default:
+				}
 			}
 		}
 	}
 }
 
-// isLast tells whether nothing comes behind the end of that epoch's output. An epoch that is not committed yet is asked for again
-// by endWith.
-func (c *Client) isLast(ctx context.Context, id string, epoch uint64) bool {
-	r, err := c.Record(ctx, id)
-	return err == nil && r.State == queue.Done && r.Epoch <= epoch
-}
-
-// linger is how long the last chunks may take after the execution is done; the end of its output may be lost.
+// linger is how long each of the last chunks may take after the execution is done; the end of its output may be lost.
 const linger = time.Second
 
 // endWith ends the following of logs when nothing more can come.
-func (c *Client) endWith(ctx context.Context, cancel context.CancelFunc, id string) {
+func (c *Client) endWith(ctx context.Context, cancel context.CancelFunc, id string, ended <-chan uint64, steps *atomic.Int64) {
+	defer cancel()
 	r, err := c.Wait(ctx, id)
-	if err != nil {
+	if err != nil || r.Epoch == 0 { // it never ran
 		return
 	}
-	var printed struct{ Stdout, Stderr string }
-	if len(r.Result) == 0 || json.Unmarshal(r.Result, &printed) != nil || printed.Stdout+printed.Stderr != "" {
-		_ = sleep(ctx, linger)
+	late := time.NewTicker(linger)
+	defer late.Stop()
+	for seen := int64(-1); ; {
+		select {
+		case epoch := <-ended:
+			if epoch >= r.Epoch {
+				return
+			}
+		case <-late.C:
+			now := steps.Load()
+			if now == seen && now%2 == 0 {
+				return
+			}
+			seen = now
+		case <-ctx.Done():
+			return
+		}
 	}
-	cancel()
 }

@@ -16,6 +16,7 @@ import (
 	"time"
 
 	"github.com/google/uuid"
+	"golang.org/x/sync/errgroup"
 
 	"github.com/attune-run/attune/executor"
 	"github.com/attune-run/attune/queue"
@@ -40,6 +41,8 @@ type Worker struct {
 	draining atomic.Bool
 	serving  atomic.Bool
 	empty    string // a directory with nothing in it, where scripts without a pack are at home
+
+	tails sync.WaitGroup // ends of logs that were not taken yet
 
 	mu       sync.Mutex
 	attempts map[string]*attempt // by execution id
@@ -112,53 +115,53 @@ func (w *Worker) Run(take, work context.Context) error {
 		}
 		return err
 	}
+	defer w.deregister()
 	var err error
 	if w.empty, err = os.MkdirTemp("", "attune-empty-"); err != nil {
 		return err
 	}
 	defer func() { _ = os.Remove(w.empty) }()
+	stop, err := w.answer()
+	if err != nil {
+		return err
+	}
+	defer stop()
 
 	// What serves the executions goes on until the last of them is over.
-	background, stop := context.WithCancelCause(context.WithoutCancel(work))
-	take, leave := context.WithCancelCause(take)
-	defer leave(nil)
-	defer stop(nil)
-	var tasks sync.WaitGroup
-	task := func(do func(context.Context) error) {
-		tasks.Go(func() {
-			if err := do(background); err != nil && background.Err() == nil {
-				leave(err)
-			}
-		})
-	}
-	unanswer, err := w.answer()
-	if err != nil {
-		return err
-	}
-	defer unanswer()
-	unsubmit, err := NewClient(ClientConfig{Broker: w.broker, Service: w.cfg.Service, Unroutable: w.cfg.Timing.Unroutable}).AnswerSubmissions()
-	if err != nil {
-		return err
-	}
-	defer unsubmit()
-	scheduler := NewScheduler(SchedulerConfig{
-		Broker: w.broker, Worker: w.cfg.Name, Instance: w.instance, Service: w.cfg.Service, Timing: w.cfg.Timing, Log: w.log,
-	})
-	tasks.Go(func() { scheduler.Run(background) })
-	task(w.advertise)
-	task(w.watchRoutes)
-	task(w.watchPacks)
-	task(func(ctx context.Context) error { return w.prepare(ctx, take) })
-
+	background, end := context.WithCancel(context.WithoutCancel(work))
+	defer end()
+	take, leave := context.WithCancel(take)
+	defer leave()
+	tasks := w.start(background, take, leave)
 	w.take(take, background)
 	w.drain(work, background)
-	stop(nil)
-	tasks.Wait()
-	w.deregister()
-	if cause := context.Cause(take); !errors.Is(cause, context.Canceled) && !errors.Is(cause, context.DeadlineExceeded) {
-		return cause
+	end()
+	return tasks.Wait()
+}
+
+// start begins what goes on beside the executions. A failure makes the worker leave.
+func (w *Worker) start(background, take context.Context, leave func()) *errgroup.Group {
+	scheduler := NewScheduler(SchedulerConfig{
+		Broker: w.broker, Worker: w.cfg.Name, Instance: w.instance, Service: w.cfg.Service, Timing: w.cfg.Timing, Log: w.cfg.Log,
+	})
+	var tasks errgroup.Group
+	for _, do := range []func(context.Context) error{
+		w.advertise, w.watchRoutes, w.watchPacks,
+		func(ctx context.Context) error { scheduler.Run(ctx); return nil },
+		func(ctx context.Context) error { return w.prepare(ctx, take) },
+	} {
+		tasks.Go(func() error {
+			err := do(background)
+			if background.Err() != nil {
+				return nil
+			}
+			if err != nil {
+				leave()
+			}
+			return err
+		})
 	}
-	return nil
+	return &tasks
 }
 
 // errNotServing is a worker that does not take executions yet, or no more.

@@ -33,6 +33,7 @@ type command struct {
 // commands are all there are, in the order of the help.
 var commands = []command{
 	{"run", "Run an action or a script (the default command).", func() any { return &runCmd{} }},
+	{"batch", "Run a plan of many actions, in the order they need each other.", func() any { return &batchCmd{} }},
 	{"explain", "Show what a run would use and why; run nothing.", func() any { return &explainCmd{} }},
 	{"redact", "Mask secrets in what passes from stdin to stdout.", func() any { return &redactCmd{} }},
 	{"detect", "Show the interpreters this machine has.", func() any { return &detectCmd{} }},
@@ -45,6 +46,7 @@ var commands = []command{
 	{"config", "Show the configuration and where each value comes from.", func() any { return &configCmd{} }},
 	{"version", "Show the version.", func() any { return &versionCmd{} }},
 	{"completion", "Print a completion script for a shell.", func() any { return &completionCmd{} }},
+	{"man", "Print the manual page.", func() any { return &manCmd{} }},
 }
 
 func isCommand(word string) bool {
@@ -71,6 +73,8 @@ func grammar(args []string) []kong.Option {
 	}
 	return options
 }
+
+var description = kong.Description("Run an automation action or a script, with its dependencies, anywhere.")
 
 // globals are the flags every command takes. Their defaults come from the configuration.
 type globals struct {

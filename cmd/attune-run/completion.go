@@ -27,7 +27,9 @@ func answerCompletion(parser *kong.Kong) bool {
 	kongplete.Complete(parser,
 		kongplete.WithPredictors(map[string]complete.Predictor{
 			"action": complete.PredictOr(complete.PredictFunc(actionNames), complete.PredictFiles("*")),
-			"pack":   complete.PredictFunc(packNames),
+			"pack":   complete.PredictOr(complete.PredictFunc(packNames), complete.PredictDirs("*")),
+			"either": complete.PredictOr(complete.PredictFunc(packNames), complete.PredictFunc(actionNames)),
+			"file":   complete.PredictFiles("*"),
 		}),
 		kongplete.WithExitFunc(func(int) { answered = true }),
 	)
@@ -77,7 +79,8 @@ func actionNames(complete.Args) []string {
 }
 
 type completionCmd struct {
-	Shell string `arg:"" enum:"bash,zsh,fish" help:"bash, zsh or fish."`
+	Shell   string `arg:"" enum:"bash,zsh,fish" help:"bash, zsh or fish."`
+	Program string `placeholder:"PATH" help:"Where attune-run will lie, when it is not this one."`
 }
 
 // Help says where the script goes.
@@ -90,9 +93,12 @@ func (completionCmd) Help() string {
 
 // Run prints a script that makes the shell ask this binary.
 func (c *completionCmd) Run(a *app) error {
-	self, err := os.Executable()
-	if err != nil {
-		return fmt.Errorf("find this program's own path: %w", err)
+	self := c.Program
+	if self == "" {
+		var err error
+		if self, err = os.Executable(); err != nil {
+			return fmt.Errorf("find this program's own path: %w", err)
+		}
 	}
 	var failed error
 	switch c.Shell {

@@ -37,13 +37,13 @@ func run(ctx context.Context, args []string, std stdio) int {
 	exited := -1
 	parser, err := kong.New(&cli, append(grammar(args[1:]),
 		kong.Name(name),
-		kong.Description("Run an automation action or a script, with its dependencies, anywhere."),
+		description,
 		kong.ConfigureHelp(kong.HelpOptions{Compact: true}),
 		kong.Writers(std.out, std.err),
 		kong.Exit(func(code int) { exited = code; panic(exitCode(code)) }),
 	)...)
 	if err != nil {
-		return report(std.err, name, err)
+		return conclude(std.err, name, err)
 	}
 	if answerCompletion(parser) {
 		return 0
@@ -53,9 +53,9 @@ func run(ctx context.Context, args []string, std stdio) int {
 	case exited >= 0: // --help
 		return exited
 	case err != nil:
-		return report(std.err, name, err)
+		return conclude(std.err, name, err)
 	}
-	return report(std.err, name, invocation.Run(&app{ctx: ctx, name: name, std: std, cli: &cli, parser: parser}))
+	return conclude(std.err, name, invocation.Run(&app{ctx: ctx, name: name, std: std, cli: &cli, parser: parser}))
 }
 
 // parse reads the arguments; kong's exit after --help becomes an ordinary return.
@@ -76,8 +76,8 @@ func parse(parser *kong.Kong, args []string) (invocation *kong.Context, err erro
 	return parser.Parse(args)
 }
 
-// report prints an error with its remedy and gives the exit code.
-func report(w io.Writer, name string, err error) int {
+// conclude prints an error with its remedy and gives the exit code.
+func conclude(w io.Writer, name string, err error) int {
 	var code exitCode
 	switch {
 	case err == nil:

@@ -10,6 +10,7 @@ import (
 
 	"github.com/attune-run/attune/executor"
 	"github.com/attune-run/attune/internal/config"
+	"github.com/attune-run/attune/internal/packtest"
 	"github.com/attune-run/attune/internal/show"
 	"github.com/attune-run/attune/pack"
 )
@@ -18,6 +19,7 @@ type packCmd struct {
 	List     packListCmd     `cmd:"" help:"List the packs that are found."`
 	Show     packShowCmd     `cmd:"" help:"Show a pack's actions, or an action's parameters."`
 	Validate packValidateCmd `cmd:"" help:"Check packs; every problem with file, line and column."`
+	Test     packTestCmd     `cmd:"" help:"Run the tests of packs."`
 	New      packNewCmd      `cmd:"" help:"Create a pack that works."`
 	Install  packInstallCmd  `cmd:"" help:"Install a pack from a directory, an archive or a git repository."`
 	Sign     packSignCmd     `cmd:"" help:"Sign a pack."`
@@ -67,7 +69,7 @@ func (c *packListCmd) Run(a *app) error {
 }
 
 type packShowCmd struct {
-	Name string `arg:"" name:"pack|action" predictor:"action" help:"A pack, or one of its actions."`
+	Name string `arg:"" name:"pack|action" predictor:"either" help:"A pack, or one of its actions."`
 	show.Format
 }
 
@@ -185,7 +187,12 @@ func (c *packValidateCmd) Run(a *app) error {
 		for _, problem := range list {
 			_, _ = fmt.Fprintln(a.std.out, problem.String())
 		}
-		if len(list) == 0 {
+		tests := (&packtest.Suite{}).Add(p, catalog, nil)
+		if tests != nil {
+			_, _ = fmt.Fprintln(a.std.out, tests)
+			found++
+		}
+		if len(list) == 0 && tests == nil {
 			_, _ = fmt.Fprintf(a.std.out, "%s %s: ok\n", p.Ref, p.Version)
 		}
 		found += len(list)
@@ -232,6 +239,13 @@ func (c *packValidateCmd) packs(finder pack.Finder) (packs []*pack.Pack, problem
 	return packs, problems, nil
 }
 
+// Help shows examples under `pack new --help`.
+func (packNewCmd) Help() string {
+	return `Examples:
+  attune-run pack new mine
+  attune-run pack new mine --runtime shell --dir ./packs`
+}
+
 type packNewCmd struct {
 	Ref     string `arg:"" help:"Name of the pack."`
 	Runtime string `default:"python" help:"Runtime of its first action: shell, python, node, go, perl, java."`
@@ -244,6 +258,6 @@ func (c *packNewCmd) Run(a *app) error {
 	if err := pack.Scaffold(dir, c.Ref, c.Runtime); err != nil {
 		return err
 	}
-	_, err := fmt.Fprintf(a.std.out, "created %s\ntry it: %s run --packs %s %s.hello -p name=you\n", dir, a.name, c.Dir, c.Ref)
+	_, err := fmt.Fprintf(a.std.out, "created %s\ntry it: %s run --packs %s %s.hello -p name=you\ntest it: %s pack test %s\n", dir, a.name, c.Dir, c.Ref, a.name, dir)
 	return err
 }

@@ -2,10 +2,8 @@ package main
 
 import (
 	"fmt"
-	"os"
+	"io"
 	"sync"
-
-	"golang.org/x/term"
 
 	"github.com/attune-run/attune/envcache"
 	"github.com/attune-run/attune/executor"
@@ -15,7 +13,7 @@ import (
 // progress tells a person what attune itself is doing, on stderr: a line that is rewritten on a terminal,
 // a few plain ones elsewhere. It never touches stdout.
 type progress struct {
-	out   *os.File
+	out   io.Writer
 	name  string
 	quiet bool
 	tty   bool
@@ -26,11 +24,9 @@ type progress struct {
 	said  string     // the last phase that was printed off a terminal
 }
 
-func newProgress(out *os.File, name string, quiet bool) *progress {
+func newProgress(out io.Writer, name string, quiet bool) *progress {
 	p := &progress{out: out, name: name, quiet: quiet}
-	if p.tty = term.IsTerminal(int(out.Fd())); p.tty {
-		p.width, _, _ = term.GetSize(int(out.Fd()))
-	}
+	p.width, p.tty = show.Terminal(out)
 	return p
 }
 
@@ -64,7 +60,7 @@ func (p *progress) environment(now envcache.Progress) {
 		return
 	}
 	line := fmt.Sprintf("%s · %.1fs · %s", text, now.Elapsed.Seconds(), show.Printable(now.Line))
-	_, _ = fmt.Fprintf(p.out, "\r\x1b[K%s", cut(line, p.width-1))
+	_, _ = fmt.Fprintf(p.out, "\r\x1b[K%s", show.Cut(line, p.width-1))
 	p.shown = true
 }
 
@@ -90,13 +86,4 @@ func (p *progress) finish(result *executor.Result) {
 	if result.Error.Hint != "" {
 		_, _ = fmt.Fprintf(p.out, "  hint: %s\n", result.Error.Hint)
 	}
-}
-
-// cut shortens text to width columns; a width that is not known cuts nothing.
-func cut(text string, width int) string {
-	runes := []rune(text)
-	if width <= 0 || len(runes) <= width {
-		return text
-	}
-	return string(runes[:width-1]) + "…"
 }

@@ -24,8 +24,10 @@ type redactCmd struct {
 
 // Help shows an example under `redact --help`.
 func (redactCmd) Help() string {
-	return `Masks secrets, in all forms attune masks them in an action's output, on their way from stdin to stdout:
+	return `Examples:
   make deploy 2>&1 | attune-run redact --secret token=env:DEPLOY_TOKEN
+
+Masks secrets, in all forms attune masks them in an action's output, on their way from stdin to stdout.
 Nothing passes before all secrets are known. What is printed is delayed only where it may be the beginning of a secret.`
 }
 

@@ -49,6 +49,7 @@ type runCmd struct {
 	LogDir     string `placeholder:"DIR" type:"path" help:"Keep stdout, stderr and the result here."`
 	Artifacts  string `placeholder:"DIR" type:"path" help:"Copy the files of ATTUNE_ARTIFACTS_DIR here."`
 	Quiet      bool   `short:"q" help:"No progress and no warnings."`
+	ciFlags    `embed:""`
 
 	Grace executor.Duration `placeholder:"D" help:"From SIGTERM to SIGKILL: 10s, in GitHub Actions 5s."`
 }
@@ -78,15 +79,16 @@ func (c *runCmd) Run(a *app) error {
 	if err != nil {
 		return err
 	}
+	reports, err := c.reports(a, c.Output == "json")
+	if err != nil {
+		return err
+	}
 	ctx, force := signals(a.ctx)
 
-	progress := newProgress(a.std.err, a.name, c.Quiet)
 	req.Local.Force, req.Local.Grace = force, cmp.Or(time.Duration(c.Grace), grace())
-	req.Local.Direct = c.Output == "stream" && c.ResultFile == "" && c.LogDir == ""
+	req.Local.Direct = c.Output == "stream" && c.ResultFile == "" && c.LogDir == "" && !reports.wanted()
 	req.Local.Artifacts = c.Artifacts
-	observer := outputs.observer(progress)
-	result := service.Execute(ctx, req, observer)
-	progress.finish(&result)
+	result := c.execute(ctx, a, service, req, outputs, reports)
 	if err := outputs.commit(&result); err != nil {
 		return err
 	}
@@ -94,6 +96,34 @@ func (c *runCmd) Run(a *app) error {
 		return exitCode(result.ExitCode)
 	}
 	return nil
+}
+
+// execute runs the request; its output goes where the flags say, and into a CI system's log as a group.
+func (c *runCmd) execute(ctx context.Context, a *app, service *executor.Service, req executor.Request, o *outputs, r *reports) executor.Result {
+	stdout, stderr := io.Writer(a.std.out), io.Writer(a.std.err)
+	if o.json {
+		stdout = a.std.err
+	}
+	var g *group
+	if r.reporter != nil {
+		g = r.begin(c.Target, true)
+		stderr = g
+		if !r.captured {
+			stdout = g
+		}
+	}
+	progress := newProgress(stderr, a.name, c.Quiet)
+	observer := o.observer(stdout, stderr, progress)
+	if !r.wanted() {
+		result := service.Execute(ctx, req, observer)
+		progress.finish(&result)
+		return result
+	}
+	observer, finish := r.follow(c.Target, observer, g)
+	result := service.Execute(ctx, req, observer)
+	progress.finish(&result)
+	finish(result)
+	return result
 }
 
 // request is what the flags ask for.
@@ -183,13 +213,8 @@ func (c *runCmd) openOutputs(a *app) (*outputs, error) {
 	return o, nil
 }
 
-// observer streams the action's output: unchanged to stdout and stderr, or all of it to stderr when
-// stdout is for the document.
-func (o *outputs) observer(p *progress) executor.Observer {
-	stdout, stderr := io.Writer(o.std.out), io.Writer(o.std.err)
-	if o.json {
-		stdout = o.std.err
-	}
+// observer streams the action's output, into the logs as well.
+func (o *outputs) observer(stdout, stderr io.Writer, p *progress) executor.Observer {
 	if len(o.logs) == 2 {
 		stdout, stderr = both{o.logs[0], stdout}, both{o.logs[1], stderr}
 	}

@@ -84,7 +84,7 @@ func newAttune(t *testing.T) *attune {
 	dir := t.TempDir()
 	packs, err := filepath.Abs("../../packs")
 	require.NoError(t, err)
-	return &attune{t: t, dir: dir, env: append(os.Environ(), "ATTUNE_CACHE="+dir+"/cache", "ATTUNE_PACKS="+packs, "TMPDIR="+dir, "GORACE=atexit_sleep_ms=0")}
+	return &attune{t: t, dir: dir, env: append(withoutCI(os.Environ()), "ATTUNE_CACHE="+dir+"/cache", "ATTUNE_PACKS="+packs, "TMPDIR="+dir, "GORACE=atexit_sleep_ms=0")}
 }
 
 func (a *attune) command(args ...string) *exec.Cmd {

@@ -355,7 +355,8 @@ func (c *dlqDropCmd) Run(a *app) error {
 }
 
 type queueCmd struct {
-	Info queueInfoCmd `cmd:"" help:"Show what waits, on which route, and who could run it."`
+	Info    queueInfoCmd    `cmd:"" help:"Show what waits, on which route, and who could run it."`
+	Promote queuePromoteCmd `cmd:"" help:"Bring what an embedded server holds to a cluster."`
 }
 
 type queueInfoCmd struct{ show.Format }

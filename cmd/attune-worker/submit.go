@@ -120,7 +120,7 @@ func (c *submitCmd) Run(a *app) error {
 	if err != nil {
 		return err
 	}
-	accepted, err := client.Submit(a.ctx, order)
+	accepted, err := a.submitTraced(client, order)
 	if err != nil {
 		return err
 	}

@@ -12,6 +12,7 @@ import (
 	"path/filepath"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"testing"
 	"time"
@@ -72,9 +73,10 @@ type pool struct {
 	dir    string
 	ledger string // where chaos.work writes that it started
 
-	broker *process // nil where a worker has it in its process
-	port   int
-	url    string
+	brokers []*process // none where a worker has it in its process; three are a cluster
+	ports   []int      // of clients
+	routes  []int      // of the other brokers; empty for a single one
+	url     string
 
 	mu      sync.Mutex
 	workers int
@@ -84,12 +86,26 @@ type pool struct {
 }
 
 // newPool starts a broker, and a client of it.
-func newPool(t *testing.T) *pool {
+func newPool(t *testing.T) *pool { return newPoolOf(t, 1) }
+
+func newPoolOf(t *testing.T, brokers int) *pool {
 	t.Helper()
 	p := newDir(t)
-	p.port = freePort(t)
-	p.url = fmt.Sprintf("nats://127.0.0.1:%d", p.port)
-	p.startBroker()
+	var urls []string
+	for i := range brokers {
+		p.ports = append(p.ports, freePort(t))
+		if brokers > 1 {
+			p.routes = append(p.routes, freePort(t))
+		}
+		urls = append(urls, fmt.Sprintf("nats://127.0.0.1:%d", p.ports[i]))
+	}
+	p.brokers, p.url = make([]*process, brokers), strings.Join(urls, ",")
+	for i := range brokers {
+		p.startBroker(i)
+	}
+	for i := range brokers {
+		p.awaitBroker(i)
+	}
 	p.connect(natsq.Options{URL: p.url})
 	return p
 }
@@ -115,14 +131,25 @@ func (p *pool) connect(options natsq.Options) {
 	p.direct, p.client = broker, worker.NewClient(worker.ClientConfig{Broker: broker, Service: service, Who: "chaos"})
 }
 
-// startBroker starts the server on the pool's port and store, which may have been used before.
-func (p *pool) startBroker() {
-	config := filepath.Join(p.dir, "nats.conf")
-	text := fmt.Sprintf("listen: \"127.0.0.1:%d\"\njetstream { store_dir: %q, sync_interval: always }\n", p.port, filepath.Join(p.dir, "jetstream"))
+// startBroker starts a server on its port and its store, which may have been used before.
+func (p *pool) startBroker(i int) {
+	config := filepath.Join(p.dir, fmt.Sprintf("nats-%d.conf", i))
+	text := fmt.Sprintf("server_name: broker-%d\nlisten: \"127.0.0.1:%d\"\njetstream { store_dir: %q, sync_interval: always }\n",
+		i, p.ports[i], filepath.Join(p.dir, fmt.Sprintf("jetstream-%d", i)))
+	if len(p.routes) > 0 {
+		var routes []string
+		for _, port := range p.routes {
+			routes = append(routes, fmt.Sprintf("\"nats://127.0.0.1:%d\"", port))
+		}
+		text += fmt.Sprintf("cluster { name: chaos, listen: \"127.0.0.1:%d\", routes: [%s] }\n", p.routes[i], strings.Join(routes, ", "))
+	}
 	require.NoError(p.t, os.WriteFile(config, []byte(text), 0o600))
-	p.broker = p.start("broker", p.bin.nats, nil, "--config", config)
+	p.brokers[i] = p.start(fmt.Sprintf("broker-%d", i), p.bin.nats, nil, "--config", config)
+}
+
+func (p *pool) awaitBroker(i int) {
 	require.Eventually(p.t, func() bool {
-		conn, err := net.DialTimeout("tcp", fmt.Sprintf("127.0.0.1:%d", p.port), time.Second)
+		conn, err := net.DialTimeout("tcp", fmt.Sprintf("127.0.0.1:%d", p.ports[i]), time.Second)
 		if err == nil {
 			_ = conn.Close()
 		}
@@ -301,6 +328,7 @@ func (p *pool) link() *link {
 	listener, err := net.Listen("tcp", "127.0.0.1:0")
 	require.NoError(p.t, err)
 	l := &link{url: "nats://" + listener.Addr().String()}
+	var turn atomic.Int64 // each connection goes to another server
 	l.cnd = sync.NewCond(&l.mu)
 	p.t.Cleanup(func() { _ = listener.Close(); l.set(false) })
 	go func() {
@@ -309,7 +337,7 @@ func (p *pool) link() *link {
 			if err != nil {
 				return
 			}
-			go l.join(near, fmt.Sprintf("127.0.0.1:%d", p.port))
+			go l.join(near, fmt.Sprintf("127.0.0.1:%d", p.ports[int(turn.Add(1))%len(p.ports)]))
 		}
 	}()
 	return l

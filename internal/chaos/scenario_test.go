@@ -111,9 +111,9 @@ func TestTheBrokerIsKilledWhileWorkRuns(t *testing.T) {
 	w := p.serve().awaitReady(t)
 	id := p.submit(p.work("0.4", onLostFail))
 	p.awaitStart(id)
-	p.broker.kill() // the result cannot be stored when it is there
+	p.brokers[0].kill() // the result cannot be stored when it is there
 	time.Sleep(600 * time.Millisecond)
-	p.startBroker()
+	p.startBroker(0)
 	r := p.wait(id)
 	assert.Equal(t, string(executor.Succeeded), r.Outcome, "%s\n%s", r.Result, w.log())
 	assert.Equal(t, uint64(1), r.Epoch)
@@ -317,15 +317,17 @@ func TestASlowReaderOfLogs(t *testing.T) {
 		require.Fail(t, "the log does not end")
 	}
 	require.NotEmpty(t, chunks)
-	last, bytes := uint64(0), 0
+	last, bytes, gaps := uint64(0), 0, 0
 	for _, chunk := range chunks {
-		assert.Greater(t, chunk.Number, last, "numbers rise, so that a gap shows")
+		assert.Greater(t, chunk.Number, last)
 		assert.LessOrEqual(t, len(chunk.Data), queue.ChunkMax)
+		if chunk.Number != last+1 {
+			gaps++
+		}
 		last, bytes = chunk.Number, bytes+len(chunk.Data)
 	}
-	assert.Equal(t, "end", chunks[len(chunks)-1].Stream)
-	if int(last) == len(chunks) {
-		assert.Equal(t, 20_000_000+20_000_000/99, bytes, "nothing is missing unless a number is") // fold adds the line ends
+	if whole := 20_000_000 + (20_000_000+98)/99 - 1; bytes != whole { // fold ends every line but the last
+		assert.Positive(t, gaps, "%d bytes of %d, and no gap shows", bytes, whole)
 	}
 }
 
@@ -359,7 +361,7 @@ func TestMismatchedWorkers(t *testing.T) {
 func TestTheBrokerIsAwayAtStart(t *testing.T) {
 	t.Parallel()
 	p := newPool(t)
-	p.broker.kill()
+	p.brokers[0].kill()
 	w := p.serve()
 	require.Eventually(t, func() bool { return strings.Contains(w.log(), `"msg":"http"`) }, 30*time.Second, 20*time.Millisecond)
 	time.Sleep(time.Second)
@@ -367,7 +369,7 @@ func TestTheBrokerIsAwayAtStart(t *testing.T) {
 	defer cancel()
 	_, err := p.client.Submit(ctx, p.work("0"))
 	assert.True(t, errors.Is(err, queue.ErrUnavailable) || errors.Is(err, context.DeadlineExceeded) || errors.Is(err, queue.ErrUncertain), "%v", err)
-	p.startBroker()
+	p.startBroker(0)
 	w.awaitReady(t)
 	id := p.submit(p.work("0"))
 	p.wait(id)

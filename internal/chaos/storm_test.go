@@ -21,8 +21,9 @@ import (
 )
 
 var (
-	chaosFor  = flag.Duration("chaos", 20*time.Second, "how long workers and brokers are disturbed")
-	chaosSeed = flag.Uint64("chaos-seed", 0, "of what happens when; 0 means any")
+	chaosFor     = flag.Duration("chaos", 20*time.Second, "how long workers and brokers are disturbed")
+	chaosCluster = flag.Bool("chaos-cluster", false, "also on a cluster of three brokers")
+	chaosSeed    = flag.Uint64("chaos-seed", 0, "of what happens when; 0 means any")
 )
 
 // The least that a run must have seen; it goes on until it has.
@@ -43,8 +44,8 @@ type storm struct {
 	workers  []*disturbed
 	accepted []string
 
-	refused, uncertain, duplicates, canceled  atomic.Int64
-	kills, brokerKills, freezes, cuts, drains atomic.Int64
+	uncertain, duplicates, canceled                          atomic.Int64
+	kills, brokerKills, brokerFreezes, freezes, cuts, drains atomic.Int64
 }
 
 // disturbed is a place in the pool; the worker in it changes.
@@ -55,21 +56,34 @@ type disturbed struct {
 }
 
 func TestStorm(t *testing.T) {
+	t.Parallel()
+	weather(t, newPool(t))
+}
+
+func TestStormOverACluster(t *testing.T) {
+	if !*chaosCluster {
+		t.Skip("it takes a machine of its own: make chaos, or -chaos-cluster")
+	}
+	weather(t, newPoolOf(t, 3))
+}
+
+// weather disturbs a pool until enough has happened, and checks its history.
+func weather(t *testing.T, p *pool) {
 	seed := *chaosSeed
 	if seed == 0 {
 		seed = rand.Uint64()
 	}
 	t.Logf("seed %d", seed)
-	s := &storm{pool: newPool(t)}
+	s := &storm{pool: p}
 	var stop context.CancelFunc
 	s.ctx, stop = context.WithCancel(t.Context())
 	defer stop()
 	watching, endWatch := context.WithCancel(t.Context())
 	seen, watched := s.watch(watching)
 
-	for range 4 {
+	for range 6 {
 		l := s.link()
-		s.workers = append(s.workers, &disturbed{link: l, now: s.serveAt(l.url)})
+		s.workers = append(s.workers, &disturbed{link: l, now: s.serveAt(l.url, "--concurrency", "3")})
 	}
 	for _, d := range s.workers {
 		d.now.awaitReady(t)
@@ -111,7 +125,7 @@ func (s *storm) settle() {
 	}
 	// What is written down after the result is there shortly after it.
 	for _, d := range s.workers {
-		d.now.signal(syscall.SIGTERM)
+		s.term(d)
 	}
 	for _, d := range s.workers {
 		assert.Zero(s.t, d.now.exit(s.t), d.now.log())
@@ -127,7 +141,8 @@ func (s *storm) report(o outcome, seen *history, storm, settled time.Duration) s
 	line("workers frozen past the ack wait (SIGSTOP)", s.freezes.Load())
 	line("workers cut off the broker", s.cuts.Load())
 	line("workers drained (SIGTERM)", s.drains.Load())
-	line("broker killed (SIGKILL)", s.brokerKills.Load())
+	line("brokers killed (SIGKILL)", s.brokerKills.Load())
+	line("brokers frozen, of several (SIGSTOP)", s.brokerFreezes.Load())
 	line("submissions accepted", o.accepted)
 	line("  without an answer, sent again", s.uncertain.Load())
 	line("  sent twice on purpose", s.duplicates.Load())
@@ -206,11 +221,11 @@ func (s *storm) disturb(r *rand.Rand, do func(d *disturbed)) {
 }
 
 func (s *storm) killing(r *rand.Rand) {
-	s.every(r, 1500*time.Millisecond, func() {
+	s.every(r, 1200*time.Millisecond, func() {
 		s.disturb(r, func(d *disturbed) {
 			d.now.kill()
 			s.kills.Add(1)
-			d.now = s.serveAt(d.link.url)
+			d.now = s.serveAt(d.link.url, "--concurrency", "3")
 		})
 	})
 }
@@ -237,24 +252,40 @@ func (s *storm) cutting(r *rand.Rand) {
 	})
 }
 
+// term asks a worker to drain; one that has just been started does not listen to signals yet.
+func (s *storm) term(d *disturbed) {
+	assert.Eventually(s.t, func() bool { return strings.Contains(d.now.log(), `"msg":"http"`) }, 30*time.Second, 10*time.Millisecond)
+	d.now.signal(syscall.SIGTERM)
+}
+
 func (s *storm) draining(r *rand.Rand) {
 	s.every(r, 4*time.Second, func() {
 		s.disturb(r, func(d *disturbed) {
-			d.now.signal(syscall.SIGTERM)
+			s.term(d)
 			if code := d.now.exit(s.t); code != 0 {
 				s.t.Errorf("a worker that was drained exits with %d: %s", code, d.now.log())
 			}
 			s.drains.Add(1)
-			d.now = s.serveAt(d.link.url)
+			d.now = s.serveAt(d.link.url, "--concurrency", "3")
 		})
 	})
 }
 
+// breaking kills a broker, or freezes one of several: the others do without it.
 func (s *storm) breaking(r *rand.Rand) {
 	s.every(r, 5*time.Second, func() {
-		s.broker.kill()
+		i := r.IntN(len(s.brokers))
+		if len(s.brokers) > 1 && r.IntN(2) == 0 {
+			s.brokers[i].signal(syscall.SIGSTOP)
+			time.Sleep(time.Duration(r.IntN(6000)) * time.Millisecond)
+			s.brokers[i].signal(syscall.SIGCONT)
+			s.brokerFreezes.Add(1)
+			return
+		}
+		s.brokers[i].kill()
 		s.brokerKills.Add(1)
 		time.Sleep(time.Duration(r.IntN(1000)) * time.Millisecond)
-		s.startBroker()
+		s.startBroker(i)
+		s.awaitBroker(i)
 	})
 }

@@ -114,7 +114,7 @@ func (f *Flags) paramsFile(stdin io.Reader) (map[string]any, error) {
 	if f.ParamsFile == "" {
 		return nil, nil
 	}
-	data, err := readInput(f.ParamsFile, stdin)
+	data, err := ReadInput(f.ParamsFile, stdin)
 	if err != nil {
 		return nil, fmt.Errorf("--params-file: %w", err)
 	}
@@ -135,7 +135,8 @@ func (f *Flags) paramsFile(stdin io.Reader) (map[string]any, error) {
 
 const paramsMax = 64 << 20
 
-func readInput(name string, stdin io.Reader) ([]byte, error) {
+// ReadInput reads a file, or stdin for the name "-", up to 64 MiB.
+func ReadInput(name string, stdin io.Reader) ([]byte, error) {
 	if name != "-" {
 		f, err := os.Open(name)
 		if err != nil {

@@ -2,12 +2,16 @@
 package show
 
 import (
+	"bytes"
 	"encoding/json"
 	"fmt"
 	"io"
+	"os"
 	"strings"
 	"text/tabwriter"
 	"time"
+
+	"golang.org/x/term"
 )
 
 // Format is the flag of every command that shows something.
@@ -38,19 +42,46 @@ func Line(w io.Writer, value any) error {
 	return enc.Encode(value)
 }
 
-// Table prints aligned columns.
+// Table prints aligned columns; on a terminal, lines end at its edge.
 func Table(w io.Writer, header []string, rows [][]string) error {
-	table := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
+	var b bytes.Buffer
+	table := tabwriter.NewWriter(&b, 0, 0, 2, ' ', 0)
 	for _, row := range append([][]string{header}, rows...) {
 		cells := make([]string, len(row))
 		for i, cell := range row {
 			cells[i] = Printable(cell)
 		}
-		if _, err := fmt.Fprintln(table, strings.TrimRight(strings.Join(cells, "\t"), "\t")); err != nil {
+		_, _ = fmt.Fprintln(table, strings.TrimRight(strings.Join(cells, "\t"), "\t"))
+	}
+	if err := table.Flush(); err != nil {
+		return err
+	}
+	width, _ := Terminal(w)
+	for line := range strings.Lines(b.String()) {
+		if _, err := fmt.Fprintln(w, Cut(strings.TrimSuffix(line, "\n"), width)); err != nil {
 			return err
 		}
 	}
-	return table.Flush()
+	return nil
+}
+
+// Terminal tells whether a writer is a terminal, and how many columns it has; 0 where that is not known.
+func Terminal(w io.Writer) (width int, is bool) {
+	f, ok := w.(*os.File)
+	if !ok || !term.IsTerminal(int(f.Fd())) {
+		return 0, false
+	}
+	width, _, _ = term.GetSize(int(f.Fd()))
+	return width, true
+}
+
+// Cut shortens text to width columns; a width that is not known cuts nothing.
+func Cut(text string, width int) string {
+	runes := []rune(text)
+	if width <= 0 || len(runes) <= width {
+		return text
+	}
+	return string(runes[:width-1]) + "…"
 }
 
 // Printable drops what could move the cursor.

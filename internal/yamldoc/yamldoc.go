@@ -67,6 +67,31 @@ func Parse(file string, data []byte) (*Doc, error) {
 	return newDoc(file, node)
 }
 
+// ParseAt is Parse for a part of a file that begins at a line, counted from 1.
+func ParseAt(file string, line int, data []byte) (*Doc, error) {
+	node, err := parse(file, data)
+	var problem Problem
+	switch {
+	case errors.As(err, &problem) && problem.Line > 0:
+		problem.Line += line - 1
+		return nil, problem
+	case err != nil:
+		return nil, err
+	case node == nil:
+		return nil, Problem{File: file, Line: line, Message: "is empty"}
+	}
+	shift(node, line-1)
+	return newDoc(file, node)
+}
+
+// shift moves a document down by some lines.
+func shift(node *yaml.Node, lines int) {
+	node.Line += lines
+	for _, child := range node.Content {
+		shift(child, lines)
+	}
+}
+
 // ParseAll reads a file of any number of documents, separated by "---" lines. Each is a mapping; empty ones are left out.
 func ParseAll(file string, data []byte) ([]*Doc, error) {
 	nodes, err := parseAll(file, data)

@@ -11,16 +11,18 @@ import (
 	"github.com/nats-io/nuid"
 )
 
-// committer sends the writes that come while another is on its way as one batch: the server syncs its disk once for all of them
-// (NATS ADR-50). A write that is alone goes alone, so that nobody waits for company. A batch is stored whole or not at all:
-// one that is refused is sent again write by write, so that each gets its own answer.
+// committer writes to one stream. Writes go one by one, a few at a time; what piles up behind them where each write is synced to
+// the disk goes as one batch, synced once (NATS ADR-50). A batch costs the server some milliseconds, so that few writes are
+// better off alone. It is stored whole or not at all: one that is refused is sent again write by write, so that each gets its
+// own answer.
 type committer struct {
 	broker  *broker
-	batches bool // the stream takes them
+	batches bool // the stream takes them, and they are worth it
 
-	mu      sync.Mutex
-	waiting []*write
-	busy    bool // somebody sends
+	mu       sync.Mutex
+	single   int // writes on their way one by one
+	batching bool
+	waiting  []*write
 }
 
 // write is one message; expected is the revision its subject must have, nil means any.
@@ -33,28 +35,30 @@ type write struct {
 	err      error
 }
 
-// batchMax bounds a batch, which the server keeps in memory until it is whole. It takes a thousand messages.
+// The server keeps a batch until it is whole, and takes a thousand messages.
 const (
+	singleMax     = 16
+	batchMin      = 16
 	batchMax      = 64
 	batchMaxBytes = 1 << 20
 )
 
+// newCommitter knows how a server writes only where its store is known.
 func newCommitter(b *broker, stream jetstream.Stream) *committer {
-	return &committer{broker: b, batches: stream.CachedInfo().Config.AllowAtomicPublish}
+	config := stream.CachedInfo().Config
+	worth := b.options.Store != "" && b.options.Sync == SyncAlways
+	return &committer{broker: b, batches: worth && config.AllowAtomicPublish && config.Replicas == 1}
 }
 
 // send is done when the write is stored or refused, or the context ends.
 func (c *committer) send(ctx context.Context, w *write) (uint64, error) {
-	if ctx.Err() != nil {
-		return 0, ctx.Err()
+	if !c.batches {
+		return c.alone(ctx, w)
 	}
 	w.done = make(chan struct{})
 	c.mu.Lock()
 	c.waiting = append(c.waiting, w)
-	if !c.busy {
-		c.busy = true
-		go c.run()
-	}
+	c.proceed()
 	c.mu.Unlock()
 	select {
 	case <-w.done:
@@ -64,16 +68,40 @@ func (c *committer) send(ctx context.Context, w *write) (uint64, error) {
 	}
 }
 
-func (c *committer) run() {
-	for batch := c.next(); len(batch) > 0; batch = c.next() {
-		c.commit(batch)
+// proceed starts what may start. While a batch is on its way nothing else is: the server would make it wait. The mutex is held.
+func (c *committer) proceed() {
+	if c.batching {
+		return
+	}
+	if len(c.waiting) >= batchMin {
+		c.batching = true
+		batch := c.next()
+		go func() {
+			c.commit(batch)
+			c.finished(func() { c.batching = false })
+		}()
+		return
+	}
+	for len(c.waiting) > 0 && c.single < singleMax {
+		w := c.waiting[0]
+		c.waiting = c.waiting[1:]
+		c.single++
+		go func() {
+			c.each([]*write{w})
+			c.finished(func() { c.single-- })
+		}()
 	}
 }
 
-// next takes the writes that go together, at most one of each subject. None ends run.
-func (c *committer) next() []*write {
+func (c *committer) finished(note func()) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
+	note()
+	c.proceed()
+}
+
+// next takes the writes that go together, at most one of each subject. The mutex is held.
+func (c *committer) next() []*write {
 	var batch, rest []*write
 	subjects, size := map[string]bool{}, 0
 	for _, w := range c.waiting {
@@ -86,27 +114,35 @@ func (c *committer) next() []*write {
 		batch = append(batch, w)
 	}
 	c.waiting = rest
-	c.busy = len(batch) > 0
 	return batch
 }
 
 func (c *committer) commit(batch []*write) {
+	if len(batch) == 1 {
+		c.each(batch)
+		return
+	}
 	ctx, cancel := c.broker.bounded(context.Background())
 	defer cancel()
-	if c.batches && len(batch) > 1 {
-		last, err := c.together(ctx, batch)
-		if err == nil || isSilence(err) {
-			for i, w := range batch {
-				w.finish(last-uint64(len(batch)-1-i), err)
-			}
-			return
-		}
+	last, err := c.together(ctx, batch)
+	if err != nil && !isSilence(err) {
+		c.each(batch)
+		return
 	}
-	var alone sync.WaitGroup
-	for _, w := range batch {
-		alone.Go(func() { w.finish(c.alone(ctx, w)) })
+	for i, w := range batch {
+		w.finish(last-uint64(len(batch)-1-i), err)
 	}
-	alone.Wait()
+}
+
+// each sends writes one by one, at once.
+func (c *committer) each(writes []*write) {
+	ctx, cancel := c.broker.bounded(context.Background())
+	defer cancel()
+	var all sync.WaitGroup
+	for _, w := range writes {
+		all.Go(func() { w.finish(c.alone(ctx, w)) })
+	}
+	all.Wait()
 }
 
 func (w *write) finish(revision uint64, err error) {

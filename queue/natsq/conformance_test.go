@@ -15,6 +15,7 @@ import (
 )
 
 func TestEmbedded(t *testing.T) {
+	t.Parallel()
 	store := t.TempDir()
 	first := open(t, natsq.Options{Store: store})
 	t.Cleanup(func() { require.NoError(t, first.Close()) })
@@ -26,6 +27,7 @@ func TestEmbedded(t *testing.T) {
 }
 
 func TestServer(t *testing.T) {
+	t.Parallel()
 	server := startServer(t, serverConfig{Name: "alone", User: "ada", Pass: "secret"})
 	options := natsq.Options{URL: server.url(), User: "ada", Password: "secret"}
 	queuetest.Run(t, queuetest.Driver{
@@ -39,6 +41,7 @@ func TestServer(t *testing.T) {
 }
 
 func TestCluster(t *testing.T) {
+	t.Parallel()
 	servers := startCluster(t)
 	queuetest.Run(t, queuetest.Driver{
 		AckWait: ackWait, WorkerTTL: workerTTL,

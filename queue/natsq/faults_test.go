@@ -48,6 +48,7 @@ func TestUncertain(t *testing.T) {
 // TestLeaderKilled kills the server that leads the records while many write: what was acknowledged is there afterwards, what was
 // refused is not, and what was uncertain is one of both.
 func TestLeaderKilled(t *testing.T) {
+	t.Parallel()
 	servers := startCluster(t)
 	b := open(t, natsq.Options{URL: servers.url(), Timeout: 3 * time.Second})
 	defer b.Close()

@@ -29,7 +29,8 @@ type Options struct {
 	// server, where this is the same machine: nothing is written when its disk is nearly full.
 	Store string
 	// Sync is "always" (what was accepted is on the disk; the default), or "relaxed": what was accepted within the last two
-	// minutes may be lost when the machine (not the process) stops. Of the server in this process only.
+	// minutes may be lost when the machine (not the process) stops. It is that of the server in this process, or of the one that
+	// Discover found.
 	Sync string
 
 	Creds    string // file with a user's JWT and key

@@ -265,26 +265,33 @@ func (p promotion) replicate(ctx context.Context, name string) error {
 		return writeError("raise the number of copies", err)
 	}
 	led := map[string]bool{}
+	var asked time.Time
 	for len(led) < config.Replicas {
 		if info, err := info.Info(ctx); err == nil && info.Cluster != nil {
 			if s := info.State; s.Msgs == whole.Msgs && s.Bytes == whole.Bytes && s.LastSeq == whole.LastSeq {
 				led[info.Cluster.Leader] = true
 			}
-			p.handOver(ctx, name, info.Cluster, led)
+			if led[info.Cluster.Leader] && time.Since(asked) > handOverTime {
+				p.handOver(ctx, name, info.Cluster, led)
+				asked = time.Now()
+			}
 		}
 		select {
 		case <-ctx.Done():
-			return fmt.Errorf("%d of %d copies are complete: %w", len(led), config.Replicas, ctx.Err())
-		case <-time.After(200 * time.Millisecond):
+			return fmt.Errorf("%d of %d copies are known to be complete: %w", len(led), config.Replicas, ctx.Err())
+		case <-time.After(50 * time.Millisecond):
 		}
 	}
 	return nil
 }
 
+// handOverTime is how long an election may take before the next is asked for.
+const handOverTime = 2 * time.Second
+
 // handOver asks the leader to let a copy lead that did not yet. Whether it did shows later.
 func (p promotion) handOver(ctx context.Context, name string, c *jetstream.ClusterInfo, led map[string]bool) {
 	for _, peer := range c.Replicas {
-		if led[c.Leader] && !led[peer.Name] && peer.Current {
+		if !led[peer.Name] && peer.Current {
 			var response server.JSApiStreamLeaderStepDownResponse
 			_ = call(ctx, p.target.nc, "LEADER.STEPDOWN."+name,
 				server.JSApiLeaderStepdownRequest{Placement: &server.Placement{Preferred: peer.Name}}, &response)

@@ -14,7 +14,8 @@ import (
 )
 
 func TestPromote(t *testing.T) {
-	ctx, cancel := context.WithTimeout(t.Context(), 2*time.Minute)
+	t.Parallel()
+	ctx, cancel := context.WithTimeout(t.Context(), 3*time.Minute)
 	defer cancel()
 	store := t.TempDir()
 	source := open(t, natsq.Options{Store: store})

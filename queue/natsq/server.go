@@ -52,6 +52,7 @@ type endpoint struct {
 	URL   string `json:"url"`
 	User  string `json:"user"`
 	Token string `json:"token"`
+	Sync  string `json:"sync"`
 	PID   int    `json:"pid"`
 }
 
@@ -65,7 +66,7 @@ func Discover(store string) (Options, error) {
 	if err != nil {
 		return Options{}, err
 	}
-	return Options{URL: e.URL, User: e.User, Password: e.Token, Store: store}, nil
+	return Options{URL: e.URL, User: e.User, Password: e.Token, Store: store, Sync: e.Sync}, nil
 }
 
 func readEndpoint(store string) (endpoint, error) {
@@ -167,7 +168,7 @@ func (e *embedded) start(o Options) error {
 	if err := e.await(failed); err != nil {
 		return err
 	}
-	return e.publish()
+	return e.publish(o.Sync)
 }
 
 // await waits until the server has read its store. It reports what keeps it from starting to its log only.
@@ -186,8 +187,8 @@ func (e *embedded) await(failed <-chan string) error {
 }
 
 // publish writes where clients find the server.
-func (e *embedded) publish() error {
-	text, err := json.Marshal(endpoint{URL: "nats://" + e.server.Addr().String(), User: e.user, Token: e.token, PID: os.Getpid()})
+func (e *embedded) publish(sync string) error {
+	text, err := json.Marshal(endpoint{URL: "nats://" + e.server.Addr().String(), User: e.user, Token: e.token, Sync: sync, PID: os.Getpid()})
 	if err != nil {
 		return err
 	}

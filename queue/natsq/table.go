@@ -128,6 +128,9 @@ func (t *table) write(ctx context.Context, key string, value []byte, expected *u
 	ctx, cancel := t.broker.bounded(ctx)
 	defer cancel()
 	// A copy: the write may go on after its context has ended.
+	if ctx.Err() != nil {
+		return 0, ctx.Err()
+	}
 	revision, err := t.commits.send(ctx, &write{subject: t.subject + key, data: bytes.Clone(value), expected: expected})
 	if err != nil {
 		return 0, writeError("write", err)

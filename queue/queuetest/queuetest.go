@@ -30,6 +30,7 @@ func Run(t *testing.T, d Driver) {
 	for name, test := range map[string]func(*testing.T, Driver){
 		"table/one entry":            testEntry,
 		"table/compare and set":      testCompareAndSet,
+		"table/many writers":         testManyWriters,
 		"table/create once":          testCreateOnce,
 		"table/reads see writes":     testReadsSeeWrites,
 		"table/list":                 testList,

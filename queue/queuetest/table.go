@@ -103,6 +103,32 @@ func increment(ctx context.Context, table queue.Table, key string) (uint64, erro
 	}
 }
 
+// testManyWriters has each writer's own answer come back to it, however a driver puts writes together.
+func testManyWriters(t *testing.T, d Driver) {
+	ctx, b := open(t, d)
+	table, prefix := b.Table(queue.Runs), fresh()
+	var writers sync.WaitGroup
+	for i := range 200 {
+		writers.Go(func() {
+			key := fmt.Sprintf("%s.k%d", prefix, i)
+			first, err := table.Create(ctx, key, []byte("1"))
+			assert.NoError(t, err)
+			second, err := table.Update(ctx, key, []byte("2"), first)
+			assert.NoError(t, err)
+			if i%10 == 0 {
+				_, err = table.Update(ctx, key, []byte("3"), first)
+				assert.ErrorIs(t, err, queue.ErrConflict)
+				_, err = table.Create(ctx, key, []byte("3"))
+				assert.ErrorIs(t, err, queue.ErrExists)
+			}
+			entry, err := table.Get(ctx, key)
+			assert.NoError(t, err)
+			assert.Equal(t, queue.Entry{Key: key, Value: []byte("2"), Revision: second, At: entry.At}, entry)
+		})
+	}
+	writers.Wait()
+}
+
 func testCreateOnce(t *testing.T, d Driver) {
 	ctx, b := open(t, d)
 	_, other := open(t, d)

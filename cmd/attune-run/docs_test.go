@@ -15,7 +15,7 @@ import (
 // TestDocsAreTrue runs the commands of each page's console blocks, in order, in one shell, and compares what they
 // print; "..." stands for anything.
 func TestDocsAreTrue(t *testing.T) {
-	for _, page := range []string{"quick-start.md", "environments.md", "batch.md", "ci.md", "lambda.md"} {
+	for _, page := range []string{"quick-start.md", "environments.md", "batch.md", "ci.md", "lambda.md", "migrating.md"} {
 		t.Run(page, func(t *testing.T) { pageIsTrue(t, page) })
 	}
 }

@@ -102,6 +102,13 @@ func (r *registry) look(c *child) neighbours {
 	return n
 }
 
+// crowded tells whether more than one Run goes on.
+func (r *registry) crowded() bool {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.starting+len(r.alive) > 1
+}
+
 // utsOf is the UTS namespace a process is in; empty where that cannot be seen.
 func utsOf(pid int) string {
 	name, _ := os.Readlink("/proc/" + strconv.Itoa(pid) + "/ns/uts")
@@ -149,6 +156,13 @@ func (c *child) rest() []process {
 	pids, ok := orphans() // before look: whoever is listed here and is a leader is known there
 	if !ok {
 		return c.restWithoutProc()
+	}
+	if children.crowded() {
+		// The list skips a process when the one before it is reaped meanwhile, which others do all the time.
+		again, _ := orphans()
+		pids = append(pids, again...)
+		slices.Sort(pids)
+		pids = slices.Compact(pids)
 	}
 	n := children.look(c)
 	own := unix.Getpgrp()
@@ -202,24 +216,32 @@ func (c *child) owns(p process, n neighbours) bool {
 	return false
 }
 
-// hasVariable looks into a process's environment, which is empty for a moment while it executes another program.
+// executing is how long a process may take to execute another program.
+const executing = time.Second
+
+// hasVariable looks into a process's environment, which is empty while it executes another program: on a busy machine for long.
 func hasVariable(pid int, entry string) bool {
-	var data []byte
-	for attempt := 0; attempt < 5 && len(data) == 0; attempt++ {
-		if attempt > 0 {
-			time.Sleep(time.Millisecond)
-		}
-		var err error
-		if data, err = os.ReadFile(fmt.Sprintf("/proc/%d/environ", pid)); err != nil {
+	for deadline := time.Now().Add(executing); ; time.Sleep(time.Millisecond) {
+		data, err := os.ReadFile(fmt.Sprintf("/proc/%d/environ", pid))
+		if err != nil {
 			return false
 		}
-	}
-	for _, e := range bytes.Split(data, []byte{0}) {
-		if string(e) == entry {
-			return true
+		if len(data) == 0 && !hasEnvironment(pid) && time.Now().Before(deadline) {
+			continue
 		}
+		return slices.Contains(strings.Split(string(data), "\x00"), entry)
 	}
-	return false
+}
+
+// hasEnvironment is false until a process that executes another program has got an environment, empty or not: env_end of proc_pid_stat(5).
+func hasEnvironment(pid int) bool {
+	const envEnd = 51 - 3 // counted from the field behind the name
+	data, err := os.ReadFile("/proc/" + strconv.Itoa(pid) + "/stat")
+	if err != nil {
+		return true
+	}
+	fields := strings.Fields(string(data[bytes.LastIndexByte(data, ')')+1:]))
+	return len(fields) <= envEnd || fields[envEnd] != "0"
 }
 
 // restWithoutProc ends the leader's group blindly where there is no /proc to look at.

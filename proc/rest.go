@@ -20,6 +20,10 @@ import (
 // from, so each Run must know the others.
 var children = &registry{alive: map[int]*child{}}
 
+// reaping keeps the lists of attune's children as they are while they are read: the kernel skips one when another before it is
+// reaped meanwhile, which many Runs that end at once do all the time.
+var reaping sync.RWMutex
+
 type registry struct {
 	mu       sync.Mutex
 	starting int // leaders that exist, or will, and are not in alive yet
@@ -128,10 +132,18 @@ const restMax = 10 * time.Second
 // races with forks. It returns how many processes it had to end.
 func (c *child) killRest() int {
 	killed := map[int]bool{}
-	pause := time.Millisecond
+	pause, empty := time.Millisecond, 0
 	for begun := time.Now(); ; {
 		rest := c.rest()
-		if len(rest) == 0 || time.Since(begun) > restMax {
+		if len(rest) == 0 {
+			// One that ended between the list and the look at it may have been somebody else's to reap, and have left children: they
+			// had come to attune by then, and are in the next list.
+			if empty++; empty < 2 && children.crowded() {
+				continue
+			}
+			return len(killed)
+		}
+		if empty = 0; time.Since(begun) > restMax {
 			return len(killed)
 		}
 		_ = unix.Kill(-c.pid, unix.SIGKILL)
@@ -156,13 +168,6 @@ func (c *child) rest() []process {
 	pids, ok := orphans() // before look: whoever is listed here and is a leader is known there
 	if !ok {
 		return c.restWithoutProc()
-	}
-	if children.crowded() {
-		// The list skips a process when the one before it is reaped meanwhile, which others do all the time.
-		again, _ := orphans()
-		pids = append(pids, again...)
-		slices.Sort(pids)
-		pids = slices.Compact(pids)
 	}
 	n := children.look(c)
 	own := unix.Getpgrp()
@@ -229,6 +234,9 @@ func hasVariable(pid int, entry string) bool {
 		if len(data) == 0 && !hasEnvironment(pid) && time.Now().Before(deadline) {
 			continue
 		}
+		if len(data) == 0 { // it may have got one since
+			data, _ = os.ReadFile(fmt.Sprintf("/proc/%d/environ", pid))
+		}
 		return slices.Contains(strings.Split(string(data), "\x00"), entry)
 	}
 }
@@ -253,12 +261,19 @@ func (c *child) restWithoutProc() []process {
 // reapSoon takes the status of an orphan that was killed. One that cannot die yet is left for the next look.
 func reapSoon(pid int, patience time.Duration) {
 	for deadline := time.Now().Add(patience); ; {
-		got, err := unix.Wait4(pid, nil, unix.WNOHANG, nil)
+		got, err := reapEnded(pid, nil, nil)
 		if got == pid || err != nil && !errors.Is(err, unix.EINTR) || time.Now().After(deadline) {
 			return
 		}
 		time.Sleep(100 * time.Microsecond)
 	}
+}
+
+// reapEnded takes the status of a child that has ended; 0 when it has not.
+func reapEnded(pid int, status *unix.WaitStatus, usage *unix.Rusage) (int, error) {
+	reaping.Lock()
+	defer reaping.Unlock()
+	return unix.Wait4(pid, status, unix.WNOHANG, usage)
 }
 
 // reapStrays is for process 1 of a container: orphans of processes that attune never started come to it, and are to be
@@ -271,7 +286,7 @@ func reapStrays() {
 		n := children.look(nil)
 		for _, pid := range pids {
 			if p, err := readProcess(pid); err == nil && p.zombie && n.settled && !n.leaders[pid] {
-				_, _ = unix.Wait4(pid, nil, unix.WNOHANG, nil)
+				_, _ = reapEnded(pid, nil, nil)
 			}
 		}
 	}
@@ -279,6 +294,8 @@ func reapStrays() {
 
 // orphans are the pids of attune's children. ok is false without /proc.
 func orphans() (pids []int, ok bool) {
+	reaping.RLock()
+	defer reaping.RUnlock()
 	tasks, err := os.ReadDir("/proc/self/task")
 	if err != nil {
 		return nil, false

@@ -133,8 +133,10 @@ const cldStopped = 5
 func (c *child) reap(exit *Exit) {
 	var status unix.WaitStatus
 	var usage unix.Rusage
+	for errors.Is(unix.Waitid(unix.P_PID, c.pid, nil, unix.WEXITED|unix.WNOWAIT, nil), unix.EINTR) {
+	}
 	for {
-		if _, err := unix.Wait4(c.pid, &status, 0, &usage); !errors.Is(err, unix.EINTR) {
+		if _, err := reapEnded(c.pid, &status, &usage); !errors.Is(err, unix.EINTR) {
 			break
 		}
 	}

@@ -82,7 +82,7 @@ func (l *logs) run() {
 			return
 		case item := <-l.send:
 			if item.flushed != nil {
-				go arrived(last, item.flushed)
+				go l.arrived(last, item.flushed)
 				continue
 			}
 			if future, err := l.js.PublishAsync(logSubject+"."+item.id, item.chunk); err == nil {
@@ -92,12 +92,14 @@ func (l *logs) run() {
 	}
 }
 
-// arrived closes flushed when the last chunk has an answer, or none in time; those before it had theirs.
-func arrived(last jetstream.PubAckFuture, flushed chan<- struct{}) {
+// arrived closes flushed when the last chunk has an answer, or none in time; those before it had theirs. A closed connection answers
+// no more.
+func (l *logs) arrived(last jetstream.PubAckFuture, flushed chan<- struct{}) {
 	if last != nil {
 		select {
 		case <-last.Ok():
 		case <-last.Err():
+		case <-l.done:
 		}
 	}
 	close(flushed)

@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"log/slog"
-	"sync/atomic"
 	"time"
 
 	"golang.org/x/sync/errgroup"
@@ -33,7 +32,6 @@ type Scheduler struct {
 	cfg    SchedulerConfig
 	client *Client
 	lease  *lease
-	leads  atomic.Bool
 }
 
 // NewScheduler makes a candidate.
@@ -51,9 +49,6 @@ func NewScheduler(cfg SchedulerConfig) *Scheduler {
 		lease:  newLease(cfg.Broker.Table(queue.Leases), queue.Lease{Worker: cfg.Worker, Instance: cfg.Instance}, cfg.Timing.Lease),
 	}
 }
-
-// Leads tells whether this candidate is elected.
-func (s *Scheduler) Leads() bool { return s.leads.Load() }
 
 // Run is a candidate, and while it is elected the scheduler, until the context ends.
 func (s *Scheduler) Run(ctx context.Context) {
@@ -85,8 +80,6 @@ func (s *Scheduler) pause(ctx context.Context, what string, err error) {
 
 // serve is one term: what it knows begins anew with it, and ends with it.
 func (s *Scheduler) serve(ctx context.Context) error {
-	s.leads.Store(true)
-	defer s.leads.Store(false)
 	t := &term{Scheduler: s, view: newView(), ticks: newTimetable(), wake: make(chan struct{}, 1)}
 	group, ctx := errgroup.WithContext(ctx)
 	group.Go(func() error { return s.lease.keep(ctx) })

@@ -3,15 +3,12 @@ package main
 
 import (
 	"context"
-	"errors"
-	"fmt"
-	"io"
 	"os"
 	"path/filepath"
 
 	"github.com/alecthomas/kong"
 
-	"github.com/attune-run/attune/executor"
+	"github.com/attune-run/attune/internal/cmdline"
 )
 
 func main() {
@@ -23,9 +20,7 @@ func main() {
 type stdio struct{ in, out, err *os.File }
 
 // exitCode is how a command ends without an error of its own: nothing more is printed.
-type exitCode int
-
-func (e exitCode) Error() string { return fmt.Sprintf("exit status %d", int(e)) }
+type exitCode = cmdline.ExitCode
 
 // run is the whole program: parse, dispatch, exit code.
 func run(ctx context.Context, args []string, std stdio) int {
@@ -34,66 +29,31 @@ func run(ctx context.Context, args []string, std stdio) int {
 		return code
 	}
 	var cli cli
-	exited := -1
 	parser, err := kong.New(&cli, append(grammar(args[1:]),
 		kong.Name(name),
 		description,
 		kong.ConfigureHelp(kong.HelpOptions{Compact: true}),
 		kong.Writers(std.out, std.err),
-		kong.Exit(func(code int) { exited = code; panic(exitCode(code)) }),
+		cmdline.Exit(),
 	)...)
 	if err != nil {
-		return conclude(std.err, name, err)
+		return cmdline.Conclude(std.err, name, err)
 	}
 	if answerCompletion(parser) {
 		return 0
 	}
 	invocation, err := parse(parser, args[1:])
-	switch {
-	case exited >= 0: // --help
-		return exited
-	case err != nil:
-		return conclude(std.err, name, err)
+	if err != nil {
+		return cmdline.Conclude(std.err, name, err)
 	}
-	return conclude(std.err, name, invocation.Run(&app{ctx: ctx, name: name, std: std, cli: &cli, parser: parser}))
+	return cmdline.Conclude(std.err, name, invocation.Run(&app{ctx: ctx, name: name, std: std, cli: &cli, parser: parser}))
 }
 
-// parse reads the arguments; kong's exit after --help becomes an ordinary return.
-func parse(parser *kong.Kong, args []string) (invocation *kong.Context, err error) {
-	defer func() {
-		if r := recover(); r != nil {
-			code, ok := r.(exitCode)
-			if !ok {
-				panic(r)
-			}
-			err = code
-		}
-	}()
-	args, err = normalize(parser.Model, args)
+// parse reads the arguments, a script's own left alone.
+func parse(parser *kong.Kong, args []string) (*kong.Context, error) {
+	args, err := normalize(parser.Model, args)
 	if err != nil {
 		return nil, err
 	}
-	return parser.Parse(args)
-}
-
-// conclude prints an error with its remedy and gives the exit code.
-func conclude(w io.Writer, name string, err error) int {
-	var code exitCode
-	switch {
-	case err == nil:
-		return 0
-	case errors.As(err, &code):
-		return int(code)
-	}
-	_, _ = fmt.Fprintf(w, "%s: error: %v\n", name, err)
-	var hinted interface{ Hint() string }
-	if errors.As(err, &hinted) && hinted.Hint() != "" {
-		_, _ = fmt.Fprintf(w, "  hint: %s\n", hinted.Hint())
-	}
-	var usage *kong.ParseError // has an exit code of kong's own
-	var coded interface{ ExitCode() int }
-	if !errors.As(err, &usage) && errors.As(err, &coded) {
-		return coded.ExitCode()
-	}
-	return executor.ExitAttune
+	return cmdline.Parse(parser, args)
 }

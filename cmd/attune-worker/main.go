@@ -3,15 +3,12 @@ package main
 
 import (
 	"context"
-	"errors"
-	"fmt"
-	"io"
 	"os"
 	"path/filepath"
 
 	"github.com/alecthomas/kong"
 
-	"github.com/attune-run/attune/executor"
+	"github.com/attune-run/attune/internal/cmdline"
 )
 
 func main() {
@@ -22,67 +19,25 @@ func main() {
 type stdio struct{ in, out, err *os.File }
 
 // exitCode is how a command ends without an error of its own: nothing more is printed.
-type exitCode int
-
-func (e exitCode) Error() string { return fmt.Sprintf("exit status %d", int(e)) }
+type exitCode = cmdline.ExitCode
 
 // run is the whole program: parse, dispatch, exit code.
 func run(ctx context.Context, args []string, std stdio) int {
 	var cli cli
 	name := filepath.Base(args[0])
-	exited := -1
 	parser, err := kong.New(&cli, append(grammar(args[1:]),
 		kong.Name(name),
 		kong.Description("A pool of workers that run automation actions: serve it, submit to it, look into it."),
 		kong.ConfigureHelp(kong.HelpOptions{Compact: true}),
 		kong.Writers(std.out, std.err),
-		kong.Exit(func(code int) { exited = code; panic(exitCode(code)) }),
+		cmdline.Exit(),
 	)...)
 	if err != nil {
-		return report(std.err, name, err)
+		return cmdline.Conclude(std.err, name, err)
 	}
-	invocation, err := parse(parser, args[1:])
-	switch {
-	case exited >= 0: // --help
-		return exited
-	case err != nil:
-		return report(std.err, name, err)
+	invocation, err := cmdline.Parse(parser, args[1:])
+	if err != nil {
+		return cmdline.Conclude(std.err, name, err)
 	}
-	return report(std.err, name, invocation.Run(&app{ctx: ctx, name: name, std: std, cli: &cli}))
-}
-
-// parse reads the arguments; kong's exit after --help becomes an ordinary return.
-func parse(parser *kong.Kong, args []string) (invocation *kong.Context, err error) {
-	defer func() {
-		if r := recover(); r != nil {
-			code, ok := r.(exitCode)
-			if !ok {
-				panic(r)
-			}
-			err = code
-		}
-	}()
-	return parser.Parse(args)
-}
-
-// report prints an error with its remedy and gives the exit code.
-func report(w io.Writer, name string, err error) int {
-	var code exitCode
-	switch {
-	case err == nil:
-		return 0
-	case errors.As(err, &code):
-		return int(code)
-	}
-	_, _ = fmt.Fprintf(w, "%s: error: %v\n", name, err)
-	var hinted interface{ Hint() string }
-	if errors.As(err, &hinted) && hinted.Hint() != "" {
-		_, _ = fmt.Fprintf(w, "  hint: %s\n", hinted.Hint())
-	}
-	var usage *kong.ParseError // has an exit code of kong's own
-	var coded interface{ ExitCode() int }
-	if !errors.As(err, &usage) && errors.As(err, &coded) {
-		return coded.ExitCode()
-	}
-	return executor.ExitAttune
+	return cmdline.Conclude(std.err, name, invocation.Run(&app{ctx: ctx, name: name, std: std, cli: &cli}))
 }

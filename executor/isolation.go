@@ -23,13 +23,8 @@ func (x *execution) applyIsolation() error {
 		requested, set.why["isolation"] = proc.Level(x.job.isolation), "the request's or the action's isolation"
 	}
 	x.res.Isolation.Requested, x.res.Isolation.Mode = string(requested), x.req.IsolationMode
-	switch network := x.job.isolationNetwork; {
-	case !slices.Contains(proc.Levels, requested):
-		return isolationWord("isolation %q is not a level; there are none, basic and strict", requested)
-	case !slices.Contains([]string{"", "best-effort"}, x.req.IsolationMode):
-		return isolationWord("isolation mode %q is not known; leave it out, or say best-effort", x.req.IsolationMode)
-	case !slices.Contains([]string{"", "host", "none"}, network):
-		return isolationWord("isolation network %q is not known; there are host and none", network)
+	if err := checkIsolation(requested, x.req.IsolationMode, x.job.isolationNetwork); err != nil {
+		return err
 	}
 	x.job.level = requested
 	if least := x.svc.cfg.MinIsolation; !requested.Least(least) {
@@ -42,6 +37,19 @@ func (x *execution) applyIsolation() error {
 		return isolationWord("isolation network none needs isolation basic or strict")
 	}
 	proc.Prepare(x.job.level)
+	return nil
+}
+
+// checkIsolation refuses words that mean nothing.
+func checkIsolation(level proc.Level, mode, network string) error {
+	switch {
+	case !slices.Contains(proc.Levels, level):
+		return isolationWord("isolation %q is not a level; there are none, basic and strict", level)
+	case !slices.Contains([]string{"", "best-effort"}, mode):
+		return isolationWord("isolation mode %q is not known; leave it out, or say best-effort", mode)
+	case !slices.Contains([]string{"", "host", "none"}, network):
+		return isolationWord("isolation network %q is not known; there are host and none", network)
+	}
 	return nil
 }
 

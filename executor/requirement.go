@@ -10,9 +10,11 @@ import (
 	"maps"
 	"slices"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/attune-run/attune/pack"
+	"github.com/attune-run/attune/proc"
 	"github.com/attune-run/attune/runtime"
 )
 
@@ -32,6 +34,12 @@ type Requirement struct {
 	Labels  map[string]string `json:"labels,omitempty"`
 	// Tolerations are the taints that the worker may have.
 	Tolerations []Toleration `json:"tolerations,omitempty"`
+	// Isolation is the level that the worker's host must give in full, and Network "none" where it must keep the child off the
+	// network; both are empty where nothing is demanded, or only as far as it can be had.
+	Isolation string `json:"isolation,omitempty"`
+	Network   string `json:"network,omitempty"`
+	// Limits are the names of those that the host must enforce.
+	Limits []string `json:"limits,omitempty"`
 }
 
 // Route is one token (letters and digits) for the requirement.
@@ -54,6 +62,7 @@ func (r *Requirement) normalize() {
 	r.Tolerations = sortedSet(r.Tolerations, func(a, b Toleration) int {
 		return cmp.Or(strings.Compare(a.Key, b.Key), strings.Compare(a.Operator, b.Operator), strings.Compare(a.Value, b.Value))
 	})
+	r.Limits = sortedSet(r.Limits, strings.Compare)
 }
 
 // sortedSet is a sorted copy in which nothing comes twice.
@@ -84,8 +93,43 @@ func (r Requirement) With(req Request) (Requirement, error) {
 		r.Labels = merged(r.Labels, labels)
 	}
 	r.Tolerations = slices.Concat(r.Tolerations, tolerations)
+	if err := r.confine(req); err != nil {
+		return r, err
+	}
 	r.normalize()
 	return r, nil
+}
+
+// confine adds the isolation and the limits that a request demands. With best effort it demands nothing.
+func (r *Requirement) confine(req Request) error {
+	if err := checkIsolation(proc.Level(first(req.Isolation, string(proc.None))), req.IsolationMode, req.IsolationNetwork); err != nil {
+		return err
+	}
+	if _, err := proc.ParseLimits(req.Limits); err != nil {
+		return badRequest("limits come from the action's metadata and the request", "%w", err)
+	}
+	if req.IsolationMode == "best-effort" {
+		r.Isolation, r.Network, r.Limits = "", "", nil
+		return nil
+	}
+	r.demand(first(req.Isolation, r.Isolation), first(req.IsolationNetwork, r.Network))
+	for name, value := range req.Limits {
+		r.Limits = slices.DeleteFunc(slices.Clone(r.Limits), func(known string) bool { return known == name })
+		if value != nil {
+			r.Limits = append(r.Limits, name)
+		}
+	}
+	return nil
+}
+
+// demand sets the isolation, in the one spelling of each meaning.
+func (r *Requirement) demand(level, network string) {
+	if r.Isolation = level; level == string(proc.None) {
+		r.Isolation = ""
+	}
+	if r.Network = network; network == "host" {
+		r.Network = ""
+	}
 }
 
 // Defaults are what an action's metadata says about how the pool runs it, with the request's own words over them.
@@ -158,6 +202,12 @@ func (x *execution) require(r *Requirement, d *Defaults) error {
 			need.Name = spec.Name // also where an alias was written
 		}
 		r.Also = append(r.Also, need)
+	}
+	r.demand(action.Isolation, action.IsolationNetwork)
+	for name, value := range action.Limits {
+		if value != nil {
+			r.Limits = append(r.Limits, name)
+		}
 	}
 	d.Retries, d.Backoff, d.Limit, d.Affinity = action.Retries.Max, action.Retries.Backoff, action.Concurrency, action.Placement.Affinity
 	return nil
@@ -244,6 +294,9 @@ type Capabilities struct {
 	Labels   map[string]string   `json:"labels,omitempty"`
 	Taints   []Taint             `json:"taints,omitempty"`
 	Scripts  bool                `json:"scripts,omitempty"` // runs code that requests bring
+	// Isolation has the levels that this host was tried at, each with the guarantees that it cannot give there; the network is one.
+	Isolation map[string][]string `json:"isolation,omitempty"`
+	Limits    []string            `json:"limits,omitempty"` // those that are enforced
 }
 
 // RuntimeCapability is a runtime with the versions that were found; those of native code are none.
@@ -260,7 +313,7 @@ func (s *Service) Capabilities(ctx context.Context) (Capabilities, error) {
 	if err != nil {
 		return Capabilities{}, err
 	}
-	var c Capabilities
+	c := confines()
 	specs, _ := s.Runtimes()
 	for _, spec := range specs {
 		r := RuntimeCapability{Name: spec.Name, Aliases: spec.Aliases}
@@ -285,6 +338,23 @@ func (s *Service) Capabilities(ctx context.Context) (Capabilities, error) {
 	return c, context.Cause(ctx)
 }
 
+// confines is how far this host can cut off and bound what it runs. It is tried out once in a process.
+func confines() Capabilities {
+	found := diagnosis()
+	c := Capabilities{Isolation: map[string][]string{}}
+	for _, level := range []proc.Level{proc.Basic, proc.Strict} {
+		c.Isolation[string(level)] = found.Missing(level)
+	}
+	for _, l := range found.Limits {
+		if l.EnforcedBy != "none" {
+			c.Limits = append(c.Limits, l.Name)
+		}
+	}
+	return c
+}
+
+var diagnosis = sync.OnceValue(proc.Diagnose)
+
 // Satisfies tells whether a worker with these capabilities can run what requires r, and otherwise why not.
 func (c Capabilities) Satisfies(r Requirement) (ok bool, why string) {
 	switch {
@@ -308,7 +378,32 @@ func (c Capabilities) Satisfies(r Requirement) (ok bool, why string) {
 			return false, fmt.Sprintf("its taint %s is not tolerated", taint)
 		}
 	}
+	if why := c.unconfined(r); why != "" {
+		return false, why
+	}
 	return true, ""
+}
+
+// unconfined says which part of the demanded isolation, or which limit, the host cannot give.
+func (c Capabilities) unconfined(r Requirement) string {
+	level := first(r.Isolation, string(proc.Basic))
+	missing, tried := c.Isolation[level]
+	missing = slices.DeleteFunc(slices.Clone(missing), func(guarantee string) bool {
+		return guarantee == proc.Net && r.Network == "" || guarantee != proc.Net && r.Isolation == ""
+	})
+	demanded := r.Isolation != "" || r.Network != ""
+	switch {
+	case demanded && !tried:
+		return "it does not say whether it can give isolation " + level
+	case demanded && len(missing) > 0:
+		return fmt.Sprintf("its host cannot give isolation %s; missing: %s", level, strings.Join(missing, ", "))
+	}
+	for _, name := range r.Limits {
+		if !slices.Contains(c.Limits, name) {
+			return "nothing on its host enforces the limit " + name
+		}
+	}
+	return ""
 }
 
 // lacks says why a runtime is not there. One that the pinned pack itself brings is known only once the pack is: it is not asked for.

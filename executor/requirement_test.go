@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"errors"
 	"io"
+	"maps"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -81,6 +82,9 @@ func TestRequestsThatContradict(t *testing.T) {
 		"effect \"NoExecute\"":         {Tolerations: []map[string]any{{"key": "a", "effect": "NoExecute"}}},
 		"unknown field":                {Tolerations: []map[string]any{{"keys": "a"}}},
 		"version constraint":           {RuntimeVersion: "latest"},
+		"not a level":                  {Isolation: "total"},
+		"isolation mode":               {IsolationMode: "lax"},
+		"there is no limit":            {Limits: map[string]any{"memry": "1G"}},
 	} {
 		_, err := base.With(req)
 		assert.ErrorContains(t, err, name)
@@ -93,6 +97,27 @@ func TestRequestsThatContradict(t *testing.T) {
 		_, err := Defaults{}.With(req)
 		assert.ErrorContains(t, err, name)
 	}
+}
+
+func TestIsolationIsARequirement(t *testing.T) {
+	files := maps.Clone(placedPack)
+	files["p/actions/shut.yaml"] = "ref: p.shut\nentry_point: ok.sh\nisolation: strict\nisolation_network: none\nlimits: {pids: 10, memory: 1G}\n"
+	s := service(t, Config{Packs: []string{packs(t, files)}})
+	of := func(req Request) Requirement {
+		r, _, err := s.Requirement(context.Background(), req)
+		require.NoError(t, err)
+		return r
+	}
+	shut := of(Request{Action: "p.shut"})
+	assert.Equal(t, []any{"strict", "none", []string{"memory", "pids"}}, []any{shut.Isolation, shut.Network, shut.Limits})
+	assert.NotEqual(t, shut.Route(), of(Request{Action: "p.ok"}).Route())
+	less := of(Request{Action: "p.shut", Isolation: "none", IsolationNetwork: "host", Limits: map[string]any{"pids": nil, "memory": "2G"}})
+	assert.Equal(t, []any{"", "", []string{"memory"}}, []any{less.Isolation, less.Network, less.Limits}, "the request's own words win")
+	assert.Equal(t, of(Request{Action: "p.ok"}), of(Request{Action: "p.ok", Isolation: "none", IsolationNetwork: "host"}), "two spellings of one meaning")
+	assert.Equal(t, of(Request{Action: "p.shut", IsolationMode: "best-effort"}).Isolation, "", "what can be had will do")
+	again, err := shut.With(Request{Isolation: "basic"})
+	require.NoError(t, err)
+	assert.Equal(t, "basic", again.Isolation)
 }
 
 func TestRequirementOfAScript(t *testing.T) {
@@ -112,6 +137,8 @@ func TestWhatSatisfies(t *testing.T) {
 		Packs:    []PackPin{pin},
 		Runtimes: []RuntimeCapability{{"python", []string{"python3"}, []string{"3.9.1", "3.12.2"}}, {"native", nil, nil}},
 		Labels:   map[string]string{"zone": "a"},
+		// Such a host gives no strict isolation, and counts no processors.
+		Isolation: map[string][]string{"basic": nil, "strict": {"kill_all", "net"}}, Limits: []string{"memory"},
 	}
 	need := func(change func(*Requirement)) Requirement {
 		r := Requirement{Pack: pin, Runtime: "python"}
@@ -141,6 +168,12 @@ func TestWhatSatisfies(t *testing.T) {
 		{name: "taint", r: need(func(*Requirement) {}), change: func(c *Capabilities) { c.Taints = []Taint{{"db", "x"}} }, why: "taint db=x"},
 		{name: "taint tolerated", r: need(func(r *Requirement) { r.Tolerations = []Toleration{{Key: "db", Value: "x"}} }), change: func(c *Capabilities) { c.Taints = []Taint{{"db", "x"}} }},
 		{name: "taint of another value", r: need(func(r *Requirement) { r.Tolerations = []Toleration{{Key: "db", Value: "y"}} }), change: func(c *Capabilities) { c.Taints = []Taint{{"db", "x"}} }, why: "taint db=x"},
+		{name: "isolation", r: need(func(r *Requirement) { r.Isolation, r.Network = "basic", "none" })},
+		{name: "isolation that cannot be had", r: need(func(r *Requirement) { r.Isolation = "strict" }), why: "isolation strict; missing: kill_all"},
+		{name: "network that cannot be shut", r: need(func(r *Requirement) { r.Network = "none" }), change: func(c *Capabilities) { c.Isolation = map[string][]string{"basic": {"net", "syscalls"}} }, why: "isolation basic; missing: net"},
+		{name: "isolation of an older worker", r: need(func(r *Requirement) { r.Isolation = "strict" }), change: func(c *Capabilities) { c.Isolation = nil }, why: "does not say"},
+		{name: "limit", r: need(func(r *Requirement) { r.Limits = []string{"memory"} })},
+		{name: "limit that nothing enforces", r: need(func(r *Requirement) { r.Limits = []string{"cpu", "memory"} }), why: "enforces the limit cpu"},
 		{name: "any taint tolerated", r: need(func(r *Requirement) { r.Tolerations = []Toleration{{Operator: "Exists"}} }), change: func(c *Capabilities) { c.Taints = []Taint{{"db", "x"}, {"gpu", ""}} }},
 	} {
 		t.Run(c.name, func(t *testing.T) {

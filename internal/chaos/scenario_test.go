@@ -3,6 +3,7 @@ package chaos
 import (
 	"context"
 	"errors"
+	"flag"
 	"fmt"
 	"strings"
 	"sync"
@@ -13,6 +14,7 @@ import (
 	"github.com/google/uuid"
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
+	"golang.org/x/sync/errgroup"
 
 	"github.com/attune-run/attune/executor"
 	"github.com/attune-run/attune/queue"
@@ -331,6 +333,8 @@ func TestASlowReaderOfLogs(t *testing.T) {
 	}
 }
 
+var mismatched = flag.Int("mismatched", 150, "how many executions meet workers that are able to run only some of them")
+
 // What a worker is not able to run never reaches it.
 func TestMismatchedWorkers(t *testing.T) {
 	t.Parallel()
@@ -341,19 +345,26 @@ func TestMismatchedWorkers(t *testing.T) {
 		zones[w.name] = zone
 	}
 	tainted := p.serve("--taints", "gpu=yes", "--labels", "zone=a").awaitReady(t)
-	wanted := map[string]string{}
-	var accepted []string
-	for i := range 150 {
-		zone := string("abc"[i%3])
-		id := p.submit(p.work("0", func(r *executor.Request) { r.Selector = map[string]any{"zone": zone} }))
-		wanted[id] = zone
-		accepted = append(accepted, id)
+	begun := time.Now()
+	accepted := make([]string, *mismatched)
+	var submitters errgroup.Group
+	submitters.SetLimit(16)
+	for i := range accepted {
+		submitters.Go(func() (err error) {
+			order := p.work("0", func(r *executor.Request) { r.Selector = map[string]any{"zone": string("abc"[i%3])} })
+			a, err := p.client.Submit(t.Context(), order)
+			accepted[i] = a.ID
+			return err
+		})
 	}
-	for id, zone := range wanted {
+	require.NoError(t, submitters.Wait())
+	submitted := time.Since(begun)
+	for i, id := range accepted {
 		r := p.wait(id)
-		assert.Equal(t, zone, zones[r.Worker], "%s ran on %s", id, r.Worker)
+		assert.Equal(t, string("abc"[i%3]), zones[r.Worker], "%s ran on %s", id, r.Worker)
 		assert.NotEqual(t, tainted.name, r.Worker)
 	}
+	t.Logf("%d submitted in %s, all done after %s", len(accepted), submitted.Round(time.Millisecond), time.Since(begun).Round(time.Millisecond))
 	p.settled(accepted...)
 }
 

@@ -69,7 +69,7 @@ stress: ## Kill processes that share environments at random, for a minute (FOR, 
 	go test -count=1 -timeout 0 -v -run '^TestStress$$' ./envcache -args -stress $(FOR) -stress-processes $(PROCESSES) -stress-seed $(SEED)
 
 chaos: ## Kill, freeze and cut off workers and brokers of a pool at random, and check its history (FOR, SEED)
-	go test -count=1 -timeout 0 -v ./internal/chaos -args -chaos $(FOR) -chaos-seed $(SEED) -chaos-cluster
+	go test -count=1 -timeout 0 -v ./internal/chaos -args -chaos $(FOR) -chaos-seed $(SEED) -chaos-cluster -mismatched 10000
 
 check: ## Formatting, vet, staticcheck
 	@unformatted=$$(gofmt -l .); [ -z "$$unformatted" ] || { echo "not formatted: $$unformatted; run make fmt" >&2; exit 1; }

@@ -247,5 +247,14 @@ func describe(r executor.Requirement) string {
 	for _, name := range slices.Sorted(maps.Keys(r.Labels)) {
 		words = append(words, name+"="+r.Labels[name])
 	}
+	if r.Isolation != "" {
+		words = append(words, "isolation "+r.Isolation)
+	}
+	if r.Network != "" {
+		words = append(words, "network "+r.Network)
+	}
+	for _, name := range r.Limits {
+		words = append(words, "limit "+name)
+	}
 	return strings.Join(words, ", ")
 }

@@ -10,6 +10,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -172,15 +173,21 @@ func (p *pool) serveAt(url string, flags ...string) *server {
 }
 
 func (p *pool) serveWith(flags ...string) *server {
+	return p.serveUnder(nil, flags...)
+}
+
+// serveUnder starts a worker by a program that becomes it in the end.
+func (p *pool) serveUnder(launcher []string, flags ...string) *server {
 	p.mu.Lock()
 	p.workers++
 	s := &server{name: fmt.Sprintf("w%d", p.workers), http: fmt.Sprintf("127.0.0.1:%d", freePort(p.t))}
 	p.mu.Unlock()
 	args := append([]string{"serve", "--name", s.name, "--mode", "agent", "--concurrency", "4", "--http", s.http, "--log-level", "debug"}, flags...)
-	s.process = p.start(s.name, p.bin.worker, []string{
+	command := append(append(slices.Clone(launcher), p.bin.worker), args...)
+	s.process = p.start(s.name, command[0], []string{
 		"ATTUNE_PACKS=" + p.bin.packs, "ATTUNE_CACHE=" + filepath.Join(p.dir, "cache"), "HOME=" + p.dir, "ATTUNE_NATS_URL=", "ATTUNE_CONFIG=/dev/null",
 		"ATTUNE_ACK_WAIT=" + ackWait.String(), "ATTUNE_WORKER_HEARTBEAT=" + heartbeat.String(), "ATTUNE_WORKER_FENCE=" + fence.String(),
-	}, args...)
+	}, command[1:]...)
 	return s
 }
 

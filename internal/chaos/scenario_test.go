@@ -5,6 +5,8 @@ import (
 	"errors"
 	"flag"
 	"fmt"
+	"os/exec"
+	"slices"
 	"strings"
 	"sync"
 	"syscall"
@@ -31,7 +33,7 @@ func (p *pool) settled(accepted ...string) {
 	if !assert.Eventually(p.t, func() bool {
 		o = p.check(accepted, &history{})
 		return len(o.bad) == 0
-	}, 30*time.Second, 200*time.Millisecond) {
+	}, 30*time.Second+time.Duration(len(accepted))*10*time.Millisecond, 200*time.Millisecond) {
 		assert.Empty(p.t, o.bad)
 	}
 }
@@ -366,6 +368,36 @@ func TestMismatchedWorkers(t *testing.T) {
 	}
 	t.Logf("%d submitted in %s, all done after %s", len(accepted), submitted.Round(time.Millisecond), time.Since(begun).Round(time.Millisecond))
 	p.settled(accepted...)
+}
+
+// poorHost becomes a program that can make no namespaces, which strict isolation needs.
+var poorHost = []string{"unshare", "--user", "--map-root-user", "sh", "-c",
+	`for kind in user mnt pid; do echo 0 > /proc/sys/user/max_${kind}_namespaces || exit; done; exec "$@"`, "sh"}
+
+// What demands strict isolation waits for a host that can give it.
+func TestIsolationThatAHostCannotGive(t *testing.T) {
+	t.Parallel()
+	if out, err := exec.Command(poorHost[0], append(slices.Clone(poorHost[1:]), "true")...).CombinedOutput(); err != nil {
+		t.Skipf("there are no user namespaces here: %s", out)
+	}
+	p := newPool(t)
+	poor := p.serveUnder(poorHost, "--nats", p.url).awaitReady(t)
+	strict := func(r *executor.Request) { r.Isolation, r.Action, r.Parameters = "strict", "core.noop", nil }
+	waits := p.submit(p.work("0", strict))
+	effort := p.submit(p.work("0", strict, func(r *executor.Request) { r.IsolationMode = "best-effort" }))
+	plain := p.submit(p.work("0"))
+	for _, id := range []string{effort, plain} {
+		assert.Equal(t, poor.name, p.wait(id).Worker, poor.log())
+	}
+	status, err := p.client.Status(t.Context(), waits)
+	require.NoError(t, err)
+	require.Len(t, status.Unroutable, 1)
+	assert.Contains(t, status.Unroutable[0], poor.name+": its host cannot give isolation strict; missing: ")
+	assert.Equal(t, []any{queue.Queued, uint64(0)}, []any{status.State, status.Epoch}, "it reached no worker")
+	able := p.serve().awaitReady(t)
+	r := p.wait(waits)
+	assert.Equal(t, []string{able.name, "succeeded"}, []string{r.Worker, r.Outcome}, "%s", r.Result)
+	p.settled(plain)
 }
 
 // A worker starts before its broker, and outlives one that is away.

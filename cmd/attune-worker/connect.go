@@ -58,7 +58,7 @@ func reach(ctx context.Context, place config.Broker, log *slog.Logger) (queue.Br
 
 func brokerOptions(place config.Broker) natsq.Options {
 	options := natsq.Options{
-		URL: place.URL, Creds: place.Credentials, CA: place.CA, Cert: place.Cert, Key: place.Key,
+		URL: place.URL, Creds: place.Credentials, User: place.User, Password: place.Password, Token: place.Token, CA: place.CA, Cert: place.Cert, Key: place.Key,
 		Replicas: place.Replicas, AckWait: place.AckWait, Sync: natsq.SyncAlways,
 	}
 	if place.Relaxed {

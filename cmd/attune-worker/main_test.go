@@ -4,6 +4,7 @@ import (
 	"bufio"
 	"context"
 	"errors"
+	"log"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -18,11 +19,26 @@ import (
 	"github.com/rogpeppe/go-internal/testscript"
 )
 
-// TestMain lets the scripts start this very binary as attune-worker.
+// TestMain lets the tests start this very binary as attune-worker, and as a NATS server of a configuration file.
 func TestMain(m *testing.M) {
 	testscript.Main(m, map[string]func(){
+		"nats-server":   func() { serveNATS(os.Args[1]) },
 		"attune-worker": func() { os.Exit(run(context.Background(), os.Args, stdio{os.Stdin, os.Stdout, os.Stderr})) },
 	})
+}
+
+func serveNATS(file string) {
+	options, err := nats.ProcessConfigFile(file)
+	if err != nil {
+		log.Fatal(err)
+	}
+	s, err := nats.NewServer(options)
+	if err != nil {
+		log.Fatal(err)
+	}
+	s.ConfigureLogger()
+	s.Start()
+	s.WaitForShutdown()
 }
 
 func TestScripts(t *testing.T) {

@@ -3,6 +3,7 @@ package config
 import (
 	"fmt"
 	"net"
+	"net/url"
 	"os"
 	"path/filepath"
 	"runtime"
@@ -18,8 +19,11 @@ import (
 type brokerFile struct {
 	NATS        string `yaml:"nats"`        // URLs, separated by commas
 	Store       string `yaml:"store"`       // directory of the embedded server, relative to the file
-	Credentials string `yaml:"credentials"` // file of a NATS user (JWT and seed)
-	CA          string `yaml:"ca"`          // PEM files of TLS
+	Credentials string `yaml:"credentials"` // file of a NATS user (JWT and seed, or a seed alone)
+	User        string `yaml:"user"`        // of a server with passwords
+	Password    string `yaml:"password"`
+	Token       string `yaml:"token"` // of a server with tokens
+	CA          string `yaml:"ca"`    // PEM files of TLS
 	Cert        string `yaml:"cert"`
 	Key         string `yaml:"key"`
 	Sync        string `yaml:"sync"`     // always or relaxed
@@ -50,7 +54,7 @@ type workerFile struct {
 // BrokerFlags are the flags of every command of the pool that say where it is.
 type BrokerFlags struct {
 	NATS      string `help:"NATS server or cluster, as URLs separated by commas. [$ATTUNE_NATS_URL]" placeholder:"URL" name:"nats"`
-	NATSCreds string `help:"Credentials file of a NATS user. [$ATTUNE_NATS_CREDENTIALS]" placeholder:"FILE" name:"nats-creds" type:"path"`
+	NATSCreds string `help:"Credentials file of a NATS user, or the seed of its nkey. [$ATTUNE_NATS_CREDENTIALS]" placeholder:"FILE" name:"nats-creds" type:"path"`
 	NATSCA    string `help:"Certificate authority of the server (PEM). [$ATTUNE_NATS_CA]" placeholder:"FILE" name:"nats-ca" type:"path"`
 	NATSCert  string `help:"Client certificate (PEM). [$ATTUNE_NATS_CERT]" placeholder:"FILE" name:"nats-cert" type:"path"`
 	NATSKey   string `help:"Key of the client certificate (PEM). [$ATTUNE_NATS_KEY]" placeholder:"FILE" name:"nats-key" type:"path"`
@@ -61,7 +65,10 @@ type BrokerFlags struct {
 type Broker struct {
 	URL         string // empty: the embedded server on Store
 	Store       string
-	Credentials string
+	Credentials string // file; at most one of it, User and Token
+	User        string
+	Password    string
+	Token       string
 	CA          string
 	Cert, Key   string
 	Relaxed     bool // what was accepted may be lost with the machine, within the server's sync interval
@@ -74,12 +81,15 @@ func (c *Config) Broker(flags BrokerFlags) (Broker, error) {
 	file := c.broker
 	store := filepath.Join(c.userDir("XDG_DATA_HOME", filepath.Join(".local", "share")), "pool")
 	b := Broker{
-		URL:         c.flagged("broker.nats", "--nats", flags.NATS, "ATTUNE_NATS_URL", file.NATS, ""),
+		URL:         c.brokerURL(flags.NATS),
 		Store:       c.flagged("broker.store", "--store", flags.Store, "ATTUNE_STORE", c.besideOr(file.Store), store),
 		Credentials: c.flagged("broker.credentials", "--nats-creds", flags.NATSCreds, "ATTUNE_NATS_CREDENTIALS", c.besideOr(file.Credentials), ""),
 		CA:          c.flagged("broker.ca", "--nats-ca", flags.NATSCA, "ATTUNE_NATS_CA", c.besideOr(file.CA), ""),
 		Cert:        c.flagged("broker.cert", "--nats-cert", flags.NATSCert, "ATTUNE_NATS_CERT", c.besideOr(file.Cert), ""),
 		Key:         c.flagged("broker.key", "--nats-key", flags.NATSKey, "ATTUNE_NATS_KEY", c.besideOr(file.Key), ""),
+		User:        c.text("broker.user", "ATTUNE_NATS_USER", file.User, ""),
+		Password:    c.secret("broker.password", "ATTUNE_NATS_PASSWORD", file.Password),
+		Token:       c.secret("broker.token", "ATTUNE_NATS_TOKEN", file.Token),
 		Replicas:    file.Replicas,
 	}
 	if flags.Store != "" && flags.NATS == "" {
@@ -102,7 +112,52 @@ func (c *Config) Broker(flags BrokerFlags) (Broker, error) {
 	if (b.Cert == "") != (b.Key == "") {
 		return b, fmt.Errorf("broker.cert and broker.key: give both or neither")
 	}
-	return b, nil
+	if b.URL == "" { // the embedded server says itself who is let in
+		b.Credentials, b.User, b.Password, b.Token, b.CA, b.Cert, b.Key = "", "", "", "", "", "", ""
+	}
+	return b, b.checkAccess()
+}
+
+// checkAccess refuses more than one way to be let in, of which the server would see any.
+func (b *Broker) checkAccess() error {
+	var ways []string
+	for _, way := range []struct{ name, value string }{{"credentials", b.Credentials}, {"user", b.User}, {"token", b.Token}} {
+		if way.value != "" {
+			ways = append(ways, "broker."+way.name)
+		}
+	}
+	switch {
+	case len(ways) > 1:
+		return fmt.Errorf("%s: give one of them", strings.Join(ways, " and "))
+	case b.Password != "" && b.User == "":
+		return fmt.Errorf("broker.password: it needs broker.user")
+	}
+	return nil
+}
+
+// brokerURL is where the servers are. Who is to be let in is not shown.
+func (c *Config) brokerURL(flag string) string {
+	value := c.flagged("broker.nats", "--nats", flag, "ATTUNE_NATS_URL", c.broker.NATS, "")
+	shown := &c.Settings[len(c.Settings)-1]
+	urls := strings.Split(value, ",")
+	for i, one := range urls {
+		urls[i] = "***"
+		if u, err := url.Parse(one); err == nil {
+			u.User = nil
+			urls[i] = u.String()
+		}
+	}
+	shown.Value = strings.Join(urls, ",")
+	return value
+}
+
+// secret is text that is not shown.
+func (c *Config) secret(key, variable, file string) string {
+	value := c.text(key, variable, file, "")
+	if value != "" {
+		c.Settings[len(c.Settings)-1].Value = "***"
+	}
+	return value
 }
 
 // WorkerFlags are the flags of serve.

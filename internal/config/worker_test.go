@@ -82,16 +82,36 @@ func TestWhereThePoolIs(t *testing.T) {
 	assert.Equal(t, Broker{Store: "/srv/pool"}, b, "a store that is named wins over an inherited URL")
 }
 
+func TestSecretsOfTheBrokerAreNotShown(t *testing.T) {
+	c := load(t, "broker: {nats: 'tls://ops:hidden@a:4222,tls://hidden@b:4222', user: ops, password: hidden}")
+	b, err := c.Broker(BrokerFlags{})
+	require.NoError(t, err)
+	assert.Equal(t, []string{"tls://ops:hidden@a:4222,tls://hidden@b:4222", "ops", "hidden"}, []string{b.URL, b.User, b.Password})
+	for _, s := range c.Settings {
+		assert.NotContains(t, s.Value, "hidden", s.Key)
+	}
+	c = load(t, "", "ATTUNE_NATS_URL=nats://a:4222", "ATTUNE_NATS_TOKEN=hidden")
+	b, err = c.Broker(BrokerFlags{})
+	require.NoError(t, err)
+	assert.Equal(t, "hidden", b.Token)
+	b, err = c.Broker(BrokerFlags{Store: "/srv/pool"})
+	require.NoError(t, err)
+	assert.Empty(t, b.Token, "the embedded server knows none")
+}
+
 func TestWorkerSettingsThatAreNone(t *testing.T) {
 	for file, want := range map[string]string{
-		"worker: {mode: both}":          "write worker or agent",
-		"worker: {concurrency: -1}":     "at least 1",
-		"worker: {grace: soon}":         "30s",
-		"worker: {http: 'a:b:c'}":       "host:port",
-		"worker: {taints: ['a:b']}":     "key=value",
-		"broker: {sync: sometimes}":     "always or relaxed",
-		"broker: {cert: c.pem}":         "both or neither",
-		"worker: {allow_scripts: true}": "",
+		"worker: {mode: both}":                                "write worker or agent",
+		"worker: {concurrency: -1}":                           "at least 1",
+		"worker: {grace: soon}":                               "30s",
+		"worker: {http: 'a:b:c'}":                             "host:port",
+		"worker: {taints: ['a:b']}":                           "key=value",
+		"broker: {sync: sometimes}":                           "always or relaxed",
+		"broker: {cert: c.pem}":                               "both or neither",
+		"broker: {nats: 'nats://a', user: u, token: t}":       "broker.user and broker.token: give one",
+		"broker: {nats: 'nats://a', password: p}":             "needs broker.user",
+		"broker: {nats: 'nats://a', credentials: f, user: u}": "give one",
+		"worker: {allow_scripts: true}":                       "",
 	} {
 		c := load(t, file)
 		_, err := c.Worker(WorkerFlags{})

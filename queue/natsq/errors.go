@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"net/url"
 	"strings"
 
 	"github.com/nats-io/nats-server/v2/server"
@@ -98,13 +97,18 @@ func hasCode(err error, codes ...server.ErrorIdentifier) bool {
 	return false
 }
 
-// withoutUserInfo takes credentials out of a list of URLs.
+// withoutUserInfo takes credentials out of a list of URLs, also of what is none.
 func withoutUserInfo(urls string) string {
 	parts := strings.Split(urls, ",")
 	for i, part := range parts {
-		if u, err := url.Parse(strings.TrimSpace(part)); err == nil && u.User != nil {
-			u.User = nil
-			parts[i] = u.String()
+		if at := strings.LastIndex(part, "@"); at >= 0 {
+			scheme, _, found := strings.Cut(part[:at], "://")
+			if found {
+				scheme += "://"
+			} else {
+				scheme = ""
+			}
+			parts[i] = scheme + part[at+1:]
 		}
 	}
 	return strings.Join(parts, ",")

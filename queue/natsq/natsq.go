@@ -6,12 +6,10 @@ package natsq
 
 import (
 	"context"
-	"crypto/rand"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"log/slog"
-	"math/big"
+	"math/rand/v2"
 	"sync"
 	"time"
 
@@ -33,7 +31,7 @@ type Options struct {
 	// Discover found.
 	Sync string
 
-	Creds    string // file with a user's JWT and key
+	Creds    string // file with a user's JWT and seed, or with a seed alone
 	Token    string
 	User     string
 	Password string
@@ -87,6 +85,8 @@ type broker struct {
 	nc      *nats.Conn
 	js      jetstream.JetStream
 	user    string
+
+	standing standing
 
 	streams map[string]jetstream.Stream // by name; complete before Open returns
 	tables  map[queue.TableName]*table
@@ -147,20 +147,25 @@ func (b *broker) openAll(ctx context.Context) (err error) {
 	}
 	stream := b.streams[workStream]
 	b.work = &work{broker: b, stream: stream, commits: newCommitter(b, stream), opened: map[string]bool{}}
+	b.standing.open.Store(true)
 	b.logs, err = newLogs(b)
 	return err
 }
 
-// connect tries until the context ends, unless the server answers and says no.
+// connect tries until the context ends, unless the server answers and says no (*AccessError).
 func (b *broker) connect(ctx context.Context) error {
+	options, err := b.connectOptions()
+	if err != nil {
+		return err
+	}
 	for attempt := 0; ; attempt++ {
-		nc, err := nats.Connect(b.url(), b.connectOptions()...)
+		nc, err := nats.Connect(b.url(), options...)
 		if err == nil {
 			b.nc = nc
 			return nil
 		}
-		if isRefusal(err) {
-			return fmt.Errorf("connect to %s: %w", b.where(), err)
+		if refused := b.refusal(err); refused != nil {
+			return refused
 		}
 		b.log.Debug("The broker cannot be reached", "url", b.where(), "error", err)
 		select {
@@ -171,19 +176,10 @@ func (b *broker) connect(ctx context.Context) error {
 	}
 }
 
-func isRefusal(err error) bool {
-	return errors.Is(err, nats.ErrAuthorization) || errors.Is(err, nats.ErrAuthExpired) || errors.Is(err, nats.ErrAuthRevoked) ||
-		errors.Is(err, nats.ErrAccountAuthExpired) || errors.Is(err, nats.ErrSecureConnRequired)
-}
-
 // reconnectDelay doubles from 50 ms to 2 s, with a jitter of a half, so that thousands of clients do not come back at once.
 func reconnectDelay(attempt int) time.Duration {
 	delay := min(50*time.Millisecond<<min(attempt, 10), 2*time.Second)
-	jitter, err := rand.Int(rand.Reader, big.NewInt(int64(delay)))
-	if err != nil {
-		return delay
-	}
-	return delay/2 + time.Duration(jitter.Int64())/2
+	return delay/2 + rand.N(delay/2)
 }
 
 func (b *broker) url() string { return b.options.URL }
@@ -196,44 +192,34 @@ func (b *broker) where() string {
 	return withoutUserInfo(b.options.URL)
 }
 
-func (b *broker) connectOptions() []nats.Option {
+func (b *broker) connectOptions() ([]nats.Option, error) {
 	o := b.options
 	options := []nats.Option{
 		nats.Name(o.Name),
 		nats.MaxReconnects(-1),
-		nats.CustomReconnectDelay(reconnectDelay),
+		nats.CustomReconnectDelay(b.reconnectPause),
 		nats.IgnoreAuthErrorAbort(),        // credentials may be replaced while we run
 		nats.PingInterval(5 * time.Second), // a frozen server is left after 15 s, well before workers fence themselves
 		nats.MaxPingsOutstanding(2),
 		nats.Timeout(o.Timeout),
-		nats.DisconnectErrHandler(func(_ *nats.Conn, err error) {
+		nats.DisconnectErrHandler(func(nc *nats.Conn, err error) {
+			b.standing.conn.Store(nc)
 			if err != nil {
 				b.log.Warn("Lost the connection to the broker", "url", b.where(), "error", err)
 			}
 		}),
 		nats.ReconnectHandler(func(*nats.Conn) {
+			b.standing.refused.Store(false)
 			b.log.Info("Connected to the broker again", "url", b.where())
 			b.reconnected()
 		}),
-		nats.ErrorHandler(func(_ *nats.Conn, sub *nats.Subscription, err error) {
-			b.log.Warn("The broker's client reports an error", "error", err)
-		}),
+		nats.ErrorHandler(func(_ *nats.Conn, _ *nats.Subscription, err error) { b.report(err) }),
 	}
 	if b.server != nil {
-		options = append(options, nats.InProcessServer(b.server.server), nats.UserInfo(b.server.user, b.server.token))
-		return options
+		return append(options, nats.InProcessServer(b.server.server), nats.UserInfo(b.server.user, b.server.token)), nil
 	}
-	add := func(given bool, option nats.Option) {
-		if given {
-			options = append(options, option)
-		}
-	}
-	add(o.Creds != "", nats.UserCredentials(o.Creds))
-	add(o.Token != "", nats.Token(o.Token))
-	add(o.User != "", nats.UserInfo(o.User, o.Password))
-	add(o.CA != "", nats.RootCAs(o.CA))
-	add(o.Cert != "", nats.ClientCert(o.Cert, o.Key))
-	return options
+	access, err := b.accessOptions()
+	return append(options, access...), err
 }
 
 func (b *broker) reconnected() {
@@ -252,15 +238,7 @@ func (b *broker) askUser(ctx context.Context) string {
 	if err != nil {
 		return ""
 	}
-	var info struct {
-		Data struct {
-			User string `json:"user"`
-		} `json:"data"`
-	}
-	if json.Unmarshal(reply.Data, &info) != nil || info.Data.User == "[REDACTED]" {
-		return ""
-	}
-	return info.Data.User
+	return userOf(reply.Data)
 }
 
 func (b *broker) Table(name queue.TableName) queue.Table {

@@ -1,6 +1,7 @@
 package natsq
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -117,6 +118,10 @@ func (b *broker) openStreams(ctx context.Context) error {
 	for _, definition := range b.definitions() {
 		group.Go(func() error {
 			stream, err := b.openStream(ctx, definition)
+			var refused *AccessError
+			if errors.As(err, &refused) {
+				return refused
+			}
 			if err != nil {
 				return readError("open stream "+definition.Name, err)
 			}
@@ -139,6 +144,9 @@ func (b *broker) openStream(ctx context.Context, definition jetstream.StreamConf
 		if err == nil || !errors.Is(kindOf(err), queue.ErrUnavailable) && !isSilence(err) &&
 			!hasCode(err, server.JSClusterNoPeersErrF, server.JSInsufficientResourcesErr) {
 			return stream, err
+		}
+		if refused := cmp.Or(b.noAccount(err), b.denied()); refused != nil {
+			return nil, refused
 		}
 		b.log.Debug("A stream cannot be opened yet", "stream", definition.Name, "error", err)
 		select {

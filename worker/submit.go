@@ -211,9 +211,12 @@ func (c *Client) accept(ctx context.Context, p *prepared) (Accepted, error) {
 	case errors.Is(err, queue.ErrExists):
 		return c.existing(ctx, p)
 	case errors.Is(err, queue.ErrUncertain):
-		accepted, err := c.existing(ctx, p)
-		if err != nil {
-			return accepted, storing(r.ID, err)
+		accepted, again := c.existing(ctx, p)
+		if isUnknown(again) { // it did not happen, as far as can be told now
+			return Accepted{}, storing(r.ID, err)
+		}
+		if again != nil {
+			return accepted, storing(r.ID, again)
 		}
 		accepted.Existing = false
 		return accepted, nil
@@ -228,6 +231,12 @@ func (c *Client) accept(ctx context.Context, p *prepared) (Accepted, error) {
 		return Accepted{}, storing(r.ID, fmt.Errorf("audit: %w", err))
 	}
 	return Accepted{ID: r.ID, State: r.State, Action: r.Action}, nil
+}
+
+// isUnknown tells whether an error says that there is no such execution.
+func isUnknown(err error) bool {
+	var refused *RefusedError
+	return errors.As(err, &refused) && refused.Exit == executor.ExitNotFound
 }
 
 // storeError is a submission that was right and could not be stored, or nobody knows.

@@ -206,9 +206,14 @@ func (s *server) awaitReady(t *testing.T) *server {
 }
 
 // metrics is what the worker's page says now.
-func (s *server) metrics(t *testing.T) string {
+func (s *server) metrics(t *testing.T) string { return s.page(t, "/metrics") }
+
+// health is whether it is ready, and otherwise why not.
+func (s *server) health(t *testing.T) string { return s.page(t, "/readyz") }
+
+func (s *server) page(t *testing.T, path string) string {
 	t.Helper()
-	response, err := http.Get("http://" + s.http + "/metrics") //nolint:noctx // a test's
+	response, err := http.Get("http://" + s.http + path) //nolint:noctx // a test's
 	require.NoError(t, err)
 	defer func() { _ = response.Body.Close() }()
 	text, err := io.ReadAll(response.Body)

@@ -5,7 +5,9 @@ import (
 	"errors"
 	"flag"
 	"fmt"
+	"os"
 	"os/exec"
+	"path/filepath"
 	"slices"
 	"strings"
 	"sync"
@@ -368,6 +370,72 @@ func TestMismatchedWorkers(t *testing.T) {
 	}
 	t.Logf("%d submitted in %s, all done after %s", len(accepted), submitted.Round(time.Millisecond), time.Since(begun).Round(time.Millisecond))
 	p.settled(accepted...)
+}
+
+// The disk of a worker's own server has no room any more: nothing is accepted, the worker says why, and goes on by itself when there is.
+func TestTheDiskIsFull(t *testing.T) {
+	t.Parallel()
+	p := newDir(t)
+	disk := filepath.Join(p.dir, "disk")
+	require.NoError(t, os.Mkdir(disk, 0o700))
+	if err := syscall.Mount("tmpfs", disk, "tmpfs", 0, "size=96m"); errors.Is(err, syscall.EPERM) {
+		t.Skip("file systems cannot be mounted here")
+	} else {
+		require.NoError(t, err)
+	}
+	t.Cleanup(func() { _ = syscall.Unmount(disk, syscall.MNT_FORCE|2) }) // 2: MNT_DETACH
+	store := filepath.Join(disk, "store")
+	w := p.serveWith("--store", store).awaitReady(t)
+	found, err := natsq.Discover(store)
+	require.NoError(t, err)
+	p.connect(found)
+	accepted := []string{p.submit(p.work("0")), p.submit(p.work("2"))} // one is over, one runs when it happens
+	p.wait(accepted[0])
+	p.awaitStart(accepted[1])
+
+	other := filepath.Join(disk, "other")
+	fillUp(t, other)
+	_, err = p.client.Submit(t.Context(), p.work("0"))
+	require.ErrorIs(t, err, queue.ErrFull)
+	blind := found // looks at no disk, so that the server itself finds out
+	blind.Store, blind.Timeout = "", 500*time.Millisecond
+	direct, err := natsq.Open(t.Context(), blind)
+	require.NoError(t, err)
+	defer func() { _ = direct.Close() }()
+	require.Eventually(t, func() bool {
+		_, err := direct.Table(queue.Runs).Create(t.Context(), uuid.NewString(), []byte(strings.Repeat("x", 8192)))
+		return errors.Is(err, queue.ErrUncertain)
+	}, 30*time.Second, 10*time.Millisecond)
+	require.Eventually(t, func() bool { return strings.Contains(w.health(t), "store is full") }, 30*time.Second, 20*time.Millisecond, w.log())
+
+	require.NoError(t, os.Remove(other))
+	w.awaitReady(t)
+	require.Eventually(t, func() bool {
+		a, err := p.client.Submit(t.Context(), p.work("0"))
+		if err == nil {
+			accepted = append(accepted, a.ID)
+		}
+		return err == nil
+	}, 30*time.Second, 50*time.Millisecond, w.log())
+	for _, id := range accepted {
+		r := p.wait(id)
+		assert.Equal(t, []any{"succeeded", uint64(1)}, []any{r.Outcome, r.Epoch}, "%s\n%s", r.Result, w.log())
+	}
+	p.settled(accepted...)
+	w.signal(syscall.SIGTERM)
+	assert.Zero(t, w.exit(t), w.log())
+}
+
+// fillUp leaves nothing of a disk.
+func fillUp(t *testing.T, name string) {
+	t.Helper()
+	file, err := os.Create(name)
+	require.NoError(t, err)
+	for block := make([]byte, 4096); err == nil; {
+		_, err = file.Write(block)
+	}
+	require.ErrorIs(t, err, syscall.ENOSPC)
+	require.NoError(t, file.Close())
 }
 
 // poorHost becomes a program that can make no namespaces, which strict isolation needs.

@@ -7,6 +7,7 @@ import (
 	"net/url"
 	"os"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -160,6 +161,67 @@ func TestFullDisk(t *testing.T) {
 	require.NoError(t, b.Ready(t.Context()))
 	_, err = b.Table(queue.Runs).Create(t.Context(), "more", value)
 	require.NoError(t, err, "with room it goes on")
+}
+
+// TestDiskThatIsFullAtOnce has the server itself find that nothing can be written, as when somebody else takes what is left between
+// a look at it and a write.
+func TestDiskThatIsFullAtOnce(t *testing.T) {
+	dir := tmpfs(t, "size=64m")
+	store, other := filepath.Join(dir, "store"), filepath.Join(dir, "other")
+	first := open(t, natsq.Options{Store: store})
+	options, err := natsq.Discover(store)
+	require.NoError(t, err)
+	options.Store, options.Timeout = "", 500*time.Millisecond // does not look at the disk
+	b := open(t, options)
+	defer b.Close()
+	runs, value := b.Table(queue.Runs), []byte(strings.Repeat("x", 3000))
+	for _, cycle := range []string{"a", "b"} {
+		_, err = runs.Create(t.Context(), cycle+"-before", value)
+		require.NoError(t, err)
+		fillUp(t, other)
+		refused := []string{}
+		for i := range 5 {
+			key := cycle + "-refused-" + strconv.Itoa(i)
+			if _, err = runs.Create(t.Context(), key, value); err != nil {
+				require.ErrorIs(t, err, queue.ErrUncertain)
+				_, err = runs.Get(t.Context(), key)
+				require.ErrorIs(t, err, queue.ErrNotFound, "reading back says that it did not happen")
+				refused = append(refused, key)
+			}
+		}
+		require.NotEmpty(t, refused)
+		require.Eventually(t, func() bool {
+			err := first.Ready(t.Context())
+			return errors.Is(err, queue.ErrFull) && strings.Contains(err.Error(), "a write to "+store+" failed")
+		}, 10*time.Second, 10*time.Millisecond)
+		require.NoError(t, os.Remove(other))
+		require.Eventually(t, func() bool { return first.Ready(t.Context()) == nil }, 30*time.Second, 10*time.Millisecond)
+		for _, any := range []queue.Broker{first, b} {
+			require.Eventually(t, func() bool {
+				_, err := any.Table(queue.Runs).Put(t.Context(), cycle+"-after", value)
+				return err == nil
+			}, 30*time.Second, 50*time.Millisecond, "with room it goes on, in the same process and with the same connections")
+		}
+		_, err = runs.Get(t.Context(), cycle+"-before")
+		require.NoError(t, err)
+		for _, key := range refused {
+			_, err = runs.Get(t.Context(), key)
+			require.ErrorIs(t, err, queue.ErrNotFound, "what was not there does not come back")
+		}
+	}
+	require.NoError(t, first.Close())
+}
+
+// fillUp leaves nothing of a disk.
+func fillUp(t *testing.T, name string) {
+	t.Helper()
+	file, err := os.Create(name)
+	require.NoError(t, err)
+	for block := make([]byte, 4096); err == nil; {
+		_, err = file.Write(block)
+	}
+	require.ErrorIs(t, err, unix.ENOSPC)
+	require.NoError(t, file.Close())
 }
 
 func TestReadOnlyDisk(t *testing.T) {

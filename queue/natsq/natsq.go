@@ -129,6 +129,9 @@ func (b *broker) reach(ctx context.Context) (err error) {
 	if err := b.connect(ctx); err != nil {
 		return err
 	}
+	if b.server != nil {
+		b.server.mend(b.reconnected)
+	}
 	if b.js, err = jetstream.New(b.nc, jetstream.WithDefaultTimeout(b.options.Timeout)); err != nil {
 		return err
 	}

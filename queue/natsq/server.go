@@ -14,6 +14,7 @@ import (
 	"path/filepath"
 	"strconv"
 	"strings"
+	"sync/atomic"
 	"time"
 
 	"github.com/google/renameio/v2"
@@ -45,6 +46,11 @@ type embedded struct {
 	user   string
 	token  string
 	log    *slog.Logger
+
+	jetStream  server.JetStreamConfig
+	failures   chan struct{} // written by the server's log when a write to the store failed, read by mend; holds one
+	broken     atomic.Bool   // such a write is not mended yet
+	endMending func()        // nil unless mend was called
 }
 
 // endpoint is what endpointFile holds. Port and token stay the same when the server starts again, so that clients find it.
@@ -95,7 +101,8 @@ func startEmbedded(o Options) (*embedded, error) {
 	if err != nil {
 		return nil, err
 	}
-	e := &embedded{store: o.Store, lock: lock, log: o.Log}
+	dropProbes(o.Store)
+	e := &embedded{store: o.Store, lock: lock, log: o.Log, failures: make(chan struct{}, 1)}
 	if err := e.start(o); err != nil {
 		return nil, errors.Join(err, e.close())
 	}
@@ -153,17 +160,18 @@ func (e *embedded) start(o Options) error {
 	if err != nil {
 		return fmt.Errorf("hash the token: %w", err)
 	}
-	e.server, err = server.NewServer(&server.Options{
+	options := &server.Options{
 		ServerName: "attune", Host: "127.0.0.1", Port: freePort(before.URL), NoSigs: true,
 		Username: e.user, Password: string(hashed), DisableJetStreamBanner: true,
 		JetStream: true, StoreDir: e.store, SyncAlways: o.Sync == SyncAlways,
 		JetStreamMaxStore: limit, JetStreamMaxMemory: 64 << 20,
-	})
-	if err != nil {
+	}
+	e.jetStream = jetStreamConfig(options)
+	if e.server, err = server.NewServer(options); err != nil {
 		return fmt.Errorf("start the server: %w", err)
 	}
 	failed := make(chan string, 1)
-	e.server.SetLoggerV2(serverLog{e.log, failed}, false, false, false)
+	e.server.SetLoggerV2(serverLog{e.log, failed, e.failures}, false, false, false)
 	go e.server.Start()
 	if err := e.await(failed); err != nil {
 		return err
@@ -199,6 +207,9 @@ func (e *embedded) publish(sync string) error {
 }
 
 func (e *embedded) close() error {
+	if e.endMending != nil {
+		e.endMending()
+	}
 	if e.server != nil {
 		e.server.Shutdown()
 		e.server.WaitForShutdown()
@@ -252,17 +263,29 @@ func storeLimit(store string) (int64, error) {
 	return limit / 10 * 9, nil
 }
 
-// diskReserve stays free: a server whose write fails keeps the stream closed until it is started again.
+// diskReserve stays free: a server whose write fails keeps the stream closed until its store is opened again.
 const diskReserve = 16 << 20
 
-// room is queue.ErrFull when the disk of a store that is known has no room left, whoever filled it.
+// room is queue.ErrFull when a store that is known has no room left, whoever filled its disk.
 func (b *broker) room() error {
+	if b.server != nil {
+		if err := b.server.usable(); err != nil {
+			return err
+		}
+	}
+	if b.options.Store == "" {
+		return nil
+	}
+	return roomIn(b.options.Store)
+}
+
+func roomIn(store string) error {
 	var stat unix.Statfs_t
-	if b.options.Store == "" || unix.Statfs(b.options.Store, &stat) != nil {
+	if unix.Statfs(store, &stat) != nil {
 		return nil
 	}
 	if free := int64(stat.Bavail) * stat.Bsize; free < diskReserve {
-		return fmt.Errorf("the disk of %s has %d KiB left: %w", b.options.Store, free>>10, queue.ErrFull)
+		return fmt.Errorf("the disk of %s has %d KiB left: %w", store, free>>10, queue.ErrFull)
 	}
 	return nil
 }
@@ -270,7 +293,8 @@ func (b *broker) room() error {
 // serverLog hands the server's messages to slog. What it starts with is told at debug level only.
 type serverLog struct {
 	log    *slog.Logger
-	failed chan<- string // the first fatal message
+	failed chan<- string   // the first fatal message
+	writes chan<- struct{} // failures of writes to the store
 }
 
 func (l serverLog) say(level slog.Level, format string, values []any) {
@@ -279,9 +303,18 @@ func (l serverLog) say(level slog.Level, format string, values []any) {
 
 func (l serverLog) Noticef(format string, v ...any) { l.say(slog.LevelDebug, format, v) }
 func (l serverLog) Warnf(format string, v ...any)   { l.say(slog.LevelWarn, format, v) }
-func (l serverLog) Errorf(format string, v ...any)  { l.say(slog.LevelError, format, v) }
 func (l serverLog) Debugf(format string, v ...any)  {}
 func (l serverLog) Tracef(format string, v ...any)  {}
+
+func (l serverLog) Errorf(format string, v ...any) {
+	l.say(slog.LevelError, format, v)
+	if isWriteFailure(format) {
+		select {
+		case l.writes <- struct{}{}:
+		default:
+		}
+	}
+}
 
 func (l serverLog) Fatalf(format string, v ...any) {
 	l.say(slog.LevelError, format, v)

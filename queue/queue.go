@@ -27,6 +27,8 @@ type Broker interface {
 	Signals() Signals
 	// User is who the broker says this connection belongs to; empty when it does not tell.
 	User() string
+	// Now is the broker's clock, which Entry.At is of.
+	Now(ctx context.Context) (time.Time, error)
 	// Ready tells whether the broker can be reached and accepts writes now.
 	Ready(ctx context.Context) error
 	// Close ends the connection, and the broker with it where it was started for this connection alone.

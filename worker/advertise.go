@@ -28,7 +28,7 @@ func (w *Worker) entry() ([]byte, error) {
 	}
 	e := queue.WorkerEntry{
 		Schema: queue.WorkerSchema, Name: w.cfg.Name, Instance: w.instance, Version: w.cfg.Version, Host: host, PID: os.Getpid(),
-		Mode: w.cfg.Service.Mode(), StartedAt: w.started.UTC(), SeenAt: time.Now().UTC(), Draining: w.draining.Load(), Slots: w.cfg.Slots,
+		Mode: w.cfg.Service.Mode(), StartedAt: w.started.UTC(), SeenAt: w.now().UTC(), Draining: w.draining.Load(), Slots: w.cfg.Slots,
 		Labels: w.cfg.Labels, Taints: taints, Capabilities: capabilities,
 	}
 	for _, a := range w.running() {
@@ -54,6 +54,9 @@ func (w *Worker) register(ctx context.Context) error {
 }
 
 func (w *Worker) tryRegister(ctx context.Context) error {
+	if err := w.clock.refresh(ctx); err != nil {
+		return err
+	}
 	table := w.broker.Table(queue.Workers)
 	before, err := table.Get(ctx, w.cfg.Name)
 	if err != nil && !errors.Is(err, queue.ErrNotFound) {
@@ -96,7 +99,7 @@ func (w *Worker) checkName(ctx context.Context, before queue.Entry) error {
 	return err
 }
 
-// heartbeatEntry renews the entry, and learns from the last one how the broker's clock goes. An error is errEvicted.
+// heartbeatEntry renews the entry. An error is errEvicted.
 func (w *Worker) heartbeatEntry(ctx context.Context) error {
 	table := w.broker.Table(queue.Workers)
 	mine, err := w.entry()
@@ -109,12 +112,8 @@ func (w *Worker) heartbeatEntry(ctx context.Context) error {
 		_, err = table.Create(ctx, w.cfg.Name, mine)
 	case err == nil:
 		var entry queue.WorkerEntry
-		known := json.Unmarshal(before.Value, &entry) == nil
-		if known && entry.Instance != w.instance {
+		if json.Unmarshal(before.Value, &entry) == nil && entry.Instance != w.instance {
 			return errEvicted
-		}
-		if known && !before.At.IsZero() {
-			w.clock.Store(int64(before.At.Sub(entry.SeenAt)))
 		}
 		_, err = table.Update(ctx, w.cfg.Name, mine, before.Revision)
 	}
@@ -158,6 +157,9 @@ func (w *Worker) advertise(ctx context.Context) error {
 		if round%refreshEvery == 0 || w.routes.isPreparing() {
 			w.refresh(ctx)
 			offered = w.advertiseOffers(ctx, offered, round%catalogEvery == 0)
+		}
+		if err := w.clock.refresh(ctx); err != nil && ctx.Err() == nil {
+			w.log.Warn("the broker's clock is not known", "error", err)
 		}
 		if err := w.heartbeatEntry(ctx); err != nil {
 			return err

@@ -24,6 +24,7 @@ func (c *Client) Cancel(ctx context.Context, id string) (*queue.Record, error) {
 		case queue.Running:
 			return r, c.cancelRunning(ctx, r)
 		}
+		c.lookAtClock(ctx)
 		result := unstarted(r, c.cfg.Now())
 		result.Status, result.ExitCode = executor.Canceled, 128+int(syscall.SIGTERM)
 		result.Error = &executor.Error{Kind: "canceled", Message: "canceled by " + c.who() + " before it started"}

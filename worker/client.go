@@ -31,7 +31,7 @@ type ClientConfig struct {
 	Who string
 	// Unroutable is how long a request waits for a worker that is able to run it; zero means 10 min.
 	Unroutable time.Duration
-	Now        func() time.Time // nil means time.Now
+	Now        func() time.Time // nil means the broker's clock
 }
 
 // Client submits executions and follows them. It is safe for concurrent use.
@@ -40,7 +40,8 @@ type Client struct {
 	broker  queue.Broker
 	journal *auditor
 
-	asking singleflight.Group // for offers
+	lookAtClock func(ctx context.Context) // before times go into what is stored
+	asking      singleflight.Group        // for offers
 
 	mu      sync.Mutex
 	offers  map[string]offers    // pack → what the catalog has of it
@@ -53,13 +54,15 @@ func NewClient(cfg ClientConfig) *Client {
 	if cfg.Unroutable == 0 {
 		cfg.Unroutable = defaultUnroutable
 	}
+	look := func(context.Context) {} // somebody else looks at the clock
 	if cfg.Now == nil {
-		cfg.Now = time.Now
+		clock := &clock{broker: cfg.Broker}
+		cfg.Now, look = clock.now, func(ctx context.Context) { clock.ask(ctx) }
 	}
 	if cfg.Who == "" {
 		cfg.Who = "client"
 	}
-	c := &Client{cfg: cfg, broker: cfg.Broker, offers: map[string]offers{}, routes: map[string]time.Time{}, schemas: map[string]*pack.Schema{}}
+	c := &Client{cfg: cfg, broker: cfg.Broker, lookAtClock: look, offers: map[string]offers{}, routes: map[string]time.Time{}, schemas: map[string]*pack.Schema{}}
 	c.journal = newAuditor(cfg.Broker.Audit(), c.who())
 	return c
 }

@@ -30,6 +30,7 @@ func (c *Client) PushPack(ctx context.Context, p *pack.Pack, service *executor.S
 	if digest, err := p.Digest(); err != nil || digest != pin.Digest {
 		return queue.PackEntry{}, errors.Join(err, fmt.Errorf("pack %s changed while it was read", p.Ref))
 	}
+	c.lookAtClock(ctx)
 	now := c.cfg.Now().UTC()
 	e := queue.PackEntry{Pack: pin, Object: queue.PackObject(pin.Digest), Size: int64(bundle.Len()), PushedBy: c.who(), PushedAt: now}
 	if err := c.broker.Objects().Put(ctx, e.Object, &bundle); err != nil {

@@ -20,7 +20,7 @@ type SchedulerConfig struct {
 	// Service knows the local packs, for schedules of actions that no worker has offered; nil means none.
 	Service *executor.Service
 	Timing  Timing
-	Now     func() time.Time // the wall clock; nil means time.Now
+	Now     func() time.Time // the broker's clock; nil means time.Now
 	Log     *slog.Logger     // nil discards
 }
 

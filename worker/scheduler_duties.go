@@ -64,11 +64,15 @@ func (t *term) admitDue(ctx context.Context) error {
 func (t *term) admit(ctx context.Context, r *run) error {
 	record, revision, err := t.client.record(ctx, r.id)
 	var refused *RefusedError
-	if errors.As(err, &refused) || err == nil && (record.State != queue.Parked || record.NotBefore.After(t.cfg.Now())) {
+	if errors.As(err, &refused) || err == nil && record.State != queue.Parked {
 		return nil
 	}
 	if err != nil {
 		return err
+	}
+	if record.NotBefore.After(t.cfg.Now()) { // the clock was put back, if it has not moved on
+		t.view.later(r, record.NotBefore)
+		return nil
 	}
 	admitted, err := record.Admit()
 	if err != nil {

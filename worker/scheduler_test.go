@@ -372,6 +372,106 @@ func TestTicksWithAnotherClock(t *testing.T) {
 	assert.ElementsMatch(t, []string{"2026-03-29T01:30:00Z", "2026-10-25T00:30:00Z"}, ticks)
 }
 
+// A submitter, a scheduler and a worker whose clocks differ by hours: a delay is a delay, and what waits for a worker waits as long.
+func TestClocksThatDiffer(t *testing.T) {
+	p := newTestPool(t, schedulerPack)
+	p.serve(patiently)
+	for _, wrong := range []time.Duration{-3 * time.Hour, 3 * time.Hour} {
+		wrongly := func() time.Time { return time.Now().Add(wrong) }
+		begun := time.Now()
+		accepted, err := p.client.Submit(t.Context(), Order{Request: executor.Request{Action: "s.quick"}, In: time.Second})
+		require.NoError(t, err)
+		// As it was before clients looked at the broker's clock, or with one that cannot: never early by more than it is wrong.
+		other, err := NewClient(ClientConfig{Broker: p.broker, Now: wrongly}).Submit(t.Context(), Order{Request: executor.Request{Action: "s.quick"}, In: 4 * time.Hour})
+		require.NoError(t, err)
+		r, _ := p.result(accepted.ID)
+		assert.GreaterOrEqual(t, r.ClaimedAt.Sub(begun), time.Second-50*time.Millisecond)
+		late, err := p.client.Record(t.Context(), other.ID)
+		require.NoError(t, err)
+		assert.Equal(t, queue.Parked, late.State)
+		assert.WithinDuration(t, time.Now().Add(4*time.Hour+wrong), late.NotBefore, 10*time.Second)
+	}
+}
+
+// The broker's clock is put forward and back by hours while things wait: nothing is lost, and nothing comes before its time has come
+// by some clock that was shown.
+func TestTheClockJumps(t *testing.T) {
+	p := newTestPool(t, schedulerPack)
+	sound, by := p.broker, &atomic.Int64{}
+	p.broker = shifted{sound, by}
+	p.client = NewClient(ClientConfig{Broker: p.broker})
+	p.serve(patiently) // looks at the clock at each heartbeat
+	p.broker = sound
+	jump := func(to time.Duration) {
+		by.Store(int64(to))
+		time.Sleep(3 * patient.Heartbeat) // until everybody has looked
+	}
+	in := func(delay time.Duration) string {
+		accepted, err := p.client.Submit(t.Context(), Order{Request: executor.Request{Action: "s.quick"}, In: delay})
+		require.NoError(t, err)
+		return accepted.ID
+	}
+	hour := in(time.Hour)
+	jump(-2 * time.Hour)
+	short := in(time.Second) // the client looked within the minute: it is three hours ahead, and the scheduler is not
+	r, err := p.client.Record(t.Context(), hour)
+	require.NoError(t, err)
+	assert.Equal(t, queue.Parked, r.State)
+	quick, _ := p.run(executor.Request{Action: "s.quick"})
+	assert.Equal(t, "succeeded", quick.Outcome, "what need not wait does not")
+	jump(0)
+	r, _ = p.result(short)
+	assert.Equal(t, "succeeded", r.Outcome)
+	r, err = p.client.Record(t.Context(), hour)
+	require.NoError(t, err)
+	assert.Equal(t, queue.Parked, r.State, "its time has not come")
+	jump(2 * time.Hour)
+	r, _ = p.result(hour)
+	assert.Equal(t, "succeeded", r.Outcome)
+	jump(0)
+	r, _ = p.run(executor.Request{Action: "s.failing", Retries: &executor.Retries{Max: 1, Backoff: executor.Duration(200 * time.Millisecond)}})
+	assert.Equal(t, 2, r.Attempt)
+	p.idle()
+}
+
+func TestAScheduleAfterTheClockWasAhead(t *testing.T) {
+	broker := embeddedBroker(t)
+	offeringClient(t, broker)
+	var ahead atomic.Int64
+	now := func() time.Time { return time.Now().Add(time.Duration(ahead.Load())) }
+	client := NewClient(ClientConfig{Broker: broker, Now: now})
+	_, err := client.AddSchedule(t.Context(), NewSchedule{Name: "often", Cron: "@every 1s", Request: executor.Request{Action: "t.echo"}}, false)
+	require.NoError(t, err)
+	s := NewScheduler(SchedulerConfig{Broker: broker, Worker: "w", Instance: "i", Timing: quick, Now: now})
+	ctx, cancel := context.WithCancel(t.Context())
+	done := make(chan struct{})
+	go func() { defer close(done); s.Run(ctx) }()
+	defer func() { cancel(); <-done }()
+	pool := &testPool{t: t, broker: broker}
+	lastTick := func() (last time.Time) {
+		for at := range pool.ticksOf("often") {
+			if at.After(last) {
+				last = at
+			}
+		}
+		return last
+	}
+	for _, jump := range []time.Duration{0, 5 * time.Hour, 0} {
+		ahead.Store(int64(jump))
+		from := now()
+		require.Eventually(t, func() bool {
+			all := pool.ticksOf("often")
+			n := 0
+			for at := range all {
+				if at.After(from) && at.Before(from.Add(time.Minute)) {
+					n++
+				}
+			}
+			return n >= 2
+		}, 30*time.Second, 20*time.Millisecond, "ticks come, also after the clock was put back: %s", lastTick())
+	}
+}
+
 func TestTheRoleIsOnesAlone(t *testing.T) {
 	broker := embeddedBroker(t)
 	candidate := func(name string) *lease {

@@ -72,6 +72,19 @@ func (s *timed) last() time.Time {
 	return s.LastTick
 }
 
+// ahead are the schedules that stand at a time that is still to come: the clock was ahead, and was put back.
+func (tt *timetable) ahead(now time.Time) []*timed {
+	tt.mu.Lock()
+	defer tt.mu.Unlock()
+	var all []*timed
+	for _, s := range tt.all {
+		if s.broken == nil && s.last().Sub(now) > tickTolerance {
+			all = append(all, s)
+		}
+	}
+	return all
+}
+
 // due are the schedules with a tick that has passed.
 func (tt *timetable) due(now time.Time) []*timed {
 	tt.mu.Lock()
@@ -89,6 +102,12 @@ func (tt *timetable) due(now time.Time) []*timed {
 // which submits nothing.
 func (t *term) submitTicks(ctx context.Context) error {
 	var failed error
+	for _, s := range t.ticks.ahead(t.cfg.Now()) { // ticks that come a second time have the same ids
+		t.cfg.Log.Warn("the clock was put back: ticks count from now on", "schedule", s.text.Name, "last", s.last())
+		if err := t.stand(ctx, s, t.cfg.Now().UTC()); err != nil {
+			failed = fmt.Errorf("schedule %s: %w", s.text.Name, err)
+		}
+	}
 	for _, s := range t.ticks.due(t.cfg.Now()) {
 		if !t.lease.valid() {
 			return errNotElected
@@ -112,8 +131,13 @@ func (t *term) submitTicksOf(ctx context.Context, s *timed) error {
 			return err
 		}
 	}
+	return t.stand(ctx, s, passed)
+}
+
+// stand notes the tick behind which a schedule goes on.
+func (t *term) stand(ctx context.Context, s *timed, last time.Time) error {
 	next := s.Schedule
-	next.LastTick = passed
+	next.LastTick = last
 	value, err := encode(next)
 	if err != nil {
 		return err

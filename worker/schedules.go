@@ -52,6 +52,7 @@ func (c *Client) AddSchedule(ctx context.Context, n NewSchedule, replace bool) (
 	if err != nil {
 		return ScheduleStatus{}, err
 	}
+	c.lookAtClock(ctx)
 	now := c.cfg.Now().UTC()
 	s := queue.Schedule{Text: string(document), CreatedBy: c.who(), CreatedAt: now}
 	if c.cfg.Key != nil {

@@ -63,6 +63,7 @@ type prepared struct {
 }
 
 func (c *Client) prepare(ctx context.Context, o Order) (*prepared, error) {
+	c.lookAtClock(ctx)
 	if o.In < 0 {
 		return nil, refuse("leave it out to start now", "a delay of %s lies in the past", o.In)
 	}
@@ -413,6 +414,7 @@ func (c *Client) SubmitText(ctx context.Context, text string, signature *queue.S
 }
 
 func (c *Client) submitSigned(ctx context.Context, text string, s queue.Submission, req executor.Request, signature *queue.Signature) (Accepted, error) {
+	c.lookAtClock(ctx)
 	if s.ID == "" || req.ID != s.ID || s.Deadline.IsZero() || req.Script == nil && s.Pack.Digest == "" {
 		return Accepted{}, refuse("", "a signed submission has an id, the same in its request, a deadline, and the digest of its pack")
 	}

@@ -9,6 +9,7 @@ import (
 	"iter"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -156,15 +157,39 @@ func TestConfigurationsThatAreRefused(t *testing.T) {
 	}
 }
 
+// shifted is a broker whose clock is wrong.
+type shifted struct {
+	queue.Broker
+	by *atomic.Int64 // nanoseconds that it is ahead
+}
+
+func (s shifted) Now(context.Context) (time.Time, error) {
+	return time.Now().Add(time.Duration(s.by.Load())), nil
+}
+
 // Deadlines and retries go by the broker's clock: a worker whose own is wrong ends nothing early.
 func TestTheBrokersClockCounts(t *testing.T) {
-	w := &Worker{}
-	deadline := time.Now().Add(-time.Minute)
+	by := &atomic.Int64{}
+	w := &Worker{clock: clock{broker: shifted{by: by}}}
 	req := executor.Request{Action: "core.noop", Pack: executor.PackPin{Ref: "core"}}
-	s := &queue.Submission{Deadline: deadline}
+	s := &queue.Submission{Deadline: time.Now().Add(-time.Minute)}
 	require.NotNil(t, w.permit(&queue.Record{}, s, &req))
-	w.clock.Store(int64(-time.Hour))
+	by.Store(int64(-time.Hour))
+	require.NoError(t, w.clock.refresh(t.Context()))
 	assert.Nil(t, w.permit(&queue.Record{}, s, &req), "our clock is an hour ahead")
-	w.clock.Store(0)
+	by.Store(0)
+	require.NoError(t, w.clock.refresh(t.Context()))
 	assert.Nil(t, w.permit(&queue.Record{Attempt: 1}, s, &req), "it has started before")
+}
+
+func TestTheClockGoesOnWhileTheBrokerIsAway(t *testing.T) {
+	by := &atomic.Int64{}
+	by.Store(int64(5 * time.Hour))
+	c := clock{broker: shifted{by: by}}
+	assert.WithinDuration(t, time.Now(), c.now(), time.Second, "nothing is known yet")
+	assert.WithinDuration(t, time.Now().Add(5*time.Hour), c.ask(t.Context()), time.Second)
+	by.Store(0)
+	assert.WithinDuration(t, time.Now().Add(5*time.Hour), c.ask(t.Context()), time.Second, "it was asked just now")
+	require.NoError(t, c.refresh(t.Context()))
+	assert.WithinDuration(t, time.Now(), c.now(), time.Second)
 }

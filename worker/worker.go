@@ -37,7 +37,7 @@ type Worker struct {
 	slots  *slots
 	log    *slog.Logger
 
-	clock    atomic.Int64 // how far the broker's clock is ahead of ours, in nanoseconds
+	clock    clock
 	draining atomic.Bool
 	serving  atomic.Bool
 	empty    string // a directory with nothing in it, where scripts without a pack are at home
@@ -90,7 +90,7 @@ func New(cfg Config) (*Worker, error) {
 	}
 	w := &Worker{
 		cfg: cfg, broker: cfg.Broker, runs: cfg.Broker.Table(queue.Runs), instance: uuid.NewString(),
-		audit: newAuditor(cfg.Broker.Audit(), cfg.Name), slots: newSlots(cfg.Slots), attempts: map[string]*attempt{},
+		clock: clock{broker: cfg.Broker}, audit: newAuditor(cfg.Broker.Audit(), cfg.Name), slots: newSlots(cfg.Slots), attempts: map[string]*attempt{},
 		log: cfg.Log.With("worker", cfg.Name),
 	}
 	w.routes, w.packs = newRoutes(w.log), newPackStore(cfg, w.log)
@@ -142,7 +142,7 @@ func (w *Worker) Run(take, work context.Context) error {
 // start begins what goes on beside the executions. A failure makes the worker leave.
 func (w *Worker) start(background, take context.Context, leave func()) *errgroup.Group {
 	scheduler := NewScheduler(SchedulerConfig{
-		Broker: w.broker, Worker: w.cfg.Name, Instance: w.instance, Service: w.cfg.Service, Timing: w.cfg.Timing, Log: w.cfg.Log,
+		Broker: w.broker, Worker: w.cfg.Name, Instance: w.instance, Service: w.cfg.Service, Timing: w.cfg.Timing, Now: w.now, Log: w.cfg.Log,
 	})
 	var tasks errgroup.Group
 	for _, do := range []func(context.Context) error{
@@ -176,7 +176,7 @@ func (w *Worker) Ready() error {
 }
 
 // now is the broker's clock, as far as it is known.
-func (w *Worker) now() time.Time { return time.Now().Add(time.Duration(w.clock.Load())) }
+func (w *Worker) now() time.Time { return w.clock.now() }
 
 // prepare makes environments ready in worker mode; what needs none of those that are missing is taken meanwhile.
 func (w *Worker) prepare(ctx, take context.Context) error {

@@ -259,6 +259,20 @@ func (b *broker) Objects() queue.Objects { return objects{b} }
 func (b *broker) Signals() queue.Signals { return signals{b} }
 func (b *broker) User() string           { return b.user }
 
+// Now is the clock of the server that leads the leases.
+func (b *broker) Now(ctx context.Context) (time.Time, error) {
+	if err := b.online(ctx); err != nil {
+		return time.Time{}, err
+	}
+	ctx, cancel := b.bounded(ctx)
+	defer cancel()
+	stream, err := b.js.Stream(ctx, tableStream(queue.Leases))
+	if err != nil {
+		return time.Time{}, readError("look at the clock", err)
+	}
+	return stream.CachedInfo().TimeStamp, nil
+}
+
 // Ready asks the leader of the records' stream.
 func (b *broker) Ready(ctx context.Context) error {
 	if !b.nc.IsConnected() {

@@ -292,3 +292,17 @@ func testContexts(t *testing.T, d Driver) {
 	require.Empty(t, got)
 	require.ErrorIs(t, err, context.Canceled)
 }
+
+func testClock(t *testing.T, d Driver) {
+	ctx, b := open(t, d)
+	before, err := b.Now(ctx)
+	require.NoError(t, err)
+	key := fresh()
+	_, err = b.Table(queue.Dead).Create(ctx, key, []byte("{}"))
+	require.NoError(t, err)
+	entry, err := b.Table(queue.Dead).Get(ctx, key)
+	require.NoError(t, err)
+	after, err := b.Now(ctx)
+	require.NoError(t, err)
+	require.WithinRange(t, entry.At, before, after, "one clock says what is written, and what is asked for")
+}

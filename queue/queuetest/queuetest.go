@@ -57,6 +57,7 @@ func Run(t *testing.T, d Driver) {
 		"objects/damage":             testDamage,
 		"signals":                    testSignals,
 		"signals/questions":          testQuestions,
+		"clock":                      testClock,
 		"contexts end what they can": testContexts,
 	} {
 		t.Run(name, func(t *testing.T) { test(t, d) })

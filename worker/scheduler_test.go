@@ -17,6 +17,7 @@ import (
 	"github.com/google/uuid"
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
+	"golang.org/x/sync/errgroup"
 
 	"github.com/attune-run/attune/executor"
 	"github.com/attune-run/attune/queue"
@@ -207,12 +208,23 @@ func TestMismatchedWorkersGetNothingWrong(t *testing.T) {
 		p.serve(func(m *member) { m.Name, m.Labels, m.Slots, m.Timing = name, labels, 2, patient })
 	}
 	wishes := []map[string]any{{"zone": "a"}, {"zone": "b"}, {"disk": "ssd"}, {"zone": "b", "disk": "ssd"}, {"zone": "a", "disk": "ssd"}, nil}
-	count := *mismatched
+	// One submitter would wait for two synchronous writes each time; as many as the command line takes from stdin at once keep ahead of
+	// the workers.
+	var mu sync.Mutex
 	wanted := map[string]map[string]any{}
-	for range count {
-		wish := wishes[rand.IntN(len(wishes))]
-		wanted[p.submit(executor.Request{Action: "s.quick", Selector: wish, Priority: rand.IntN(3) - 1})] = wish
+	var submitters errgroup.Group
+	submitters.SetLimit(32)
+	for range *mismatched {
+		wish, priority := wishes[rand.IntN(len(wishes))], rand.IntN(3)-1
+		submitters.Go(func() error {
+			accepted, err := p.client.Submit(t.Context(), Order{Request: executor.Request{Action: "s.quick", Selector: wish, Priority: priority}})
+			mu.Lock()
+			defer mu.Unlock()
+			wanted[accepted.ID] = wish
+			return err
+		})
 	}
+	require.NoError(t, submitters.Wait())
 	for id, wish := range wanted {
 		r, _ := p.result(id)
 		require.Equal(t, "succeeded", r.Outcome)

@@ -98,6 +98,8 @@ type Record struct {
 	Result       json.RawMessage `json:"result,omitempty"`
 	ResultObject string          `json:"result_object,omitempty"`
 	LastError    string          `json:"last_error,omitempty"` // of the attempt before
+
+	Unknown Unknown `json:"-"`
 }
 
 // Why an execution is parked.
@@ -153,6 +155,8 @@ type Schedule struct {
 	CreatedAt time.Time  `json:"created_at"`
 	// LastTick is the last tick that was submitted or skipped.
 	LastTick time.Time `json:"last_tick,omitzero"`
+
+	Unknown Unknown `json:"-"`
 }
 
 // ScheduleText is what a schedule says.
@@ -235,6 +239,8 @@ type DeadLetter struct {
 type LimitEntry struct {
 	Max     int      `json:"max"`
 	Holders []string `json:"holders"` // "<execution id>.<attempt it is held for>"
+
+	Unknown Unknown `json:"-"`
 }
 
 // SubmitQuestion is what is asked on SubmitTopic. Submission is the text of one; where nothing is signed its id, schema and pack

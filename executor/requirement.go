@@ -1,6 +1,7 @@
 package executor
 
 import (
+	"bytes"
 	"cmp"
 	"context"
 	"crypto/sha256"
@@ -40,6 +41,17 @@ type Requirement struct {
 	Network   string `json:"network,omitempty"`
 	// Limits are the names of those that the host must enforce.
 	Limits []string `json:"limits,omitempty"`
+}
+
+// UnmarshalJSON refuses fields that it does not know: whoever does not understand a requirement does not satisfy it.
+func (r *Requirement) UnmarshalJSON(document []byte) error {
+	type plain Requirement
+	decoder := json.NewDecoder(bytes.NewReader(document))
+	decoder.DisallowUnknownFields()
+	if err := decoder.Decode((*plain)(r)); err != nil {
+		return fmt.Errorf("a newer attune may understand it: %w", err)
+	}
+	return nil
 }
 
 // Route is one token (letters and digits) for the requirement.

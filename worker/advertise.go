@@ -284,8 +284,9 @@ func (w *Worker) publishOffers(ctx context.Context, offers []queue.CatalogEntry)
 		var before queue.CatalogEntry
 		if err == nil && json.Unmarshal(stored.Value, &before) == nil {
 			e.UpdatedAt = before.UpdatedAt
-			same, _ := encode(e)
-			if bytes.Equal(same, stored.Value) {
+			mine, _ := encode(e)
+			theirs, _ := encode(before) // without what a newer attune says beside it
+			if bytes.Equal(mine, theirs) || !readable(before.Requirement) {
 				continue
 			}
 		}

@@ -60,6 +60,10 @@ func (w *Worker) claim(ctx context.Context, d queue.Delivery) (*attempt, error) 
 			return nil, err
 		}
 		r, err := readRecord(entry.Value)
+		var newer *queue.NewerError
+		if errors.As(err, &newer) {
+			return nil, w.leave(id, newer)
+		}
 		if err != nil || r.ID != id {
 			return nil, w.bury(ctx, d, fmt.Sprintf("the record cannot be read: %v", err), entry.Value)
 		}
@@ -81,6 +85,13 @@ func (w *Worker) claim(ctx context.Context, d queue.Delivery) (*attempt, error) 
 	}
 }
 
+// leave neither acknowledges a message nor gives it back: it comes again after the ack wait, by then to a worker that understands it
+// perhaps, and stands in nobody's way until then.
+func (w *Worker) leave(id string, why error) error {
+	w.log.Warn("left for a newer worker", "execution", id, "reason", why)
+	return nil
+}
+
 // takeOver claims a record, or ends it where it cannot or must not run.
 func (w *Worker) takeOver(ctx context.Context, d queue.Delivery, r *queue.Record, revision uint64) (*attempt, error) {
 	text, err := w.submission(ctx, r)
@@ -89,6 +100,11 @@ func (w *Worker) takeOver(ctx context.Context, d queue.Delivery, r *queue.Record
 	}
 	a := &attempt{w: w, id: r.ID, delivery: d, revision: revision, redelivered: d.Delivered() > 1, confirmed: time.Now()}
 	req, refusal := w.admit(r, text)
+	if refusal != nil && refusal.unreadable || req.Schema != executor.RequestSchema {
+		if err := understood(text); err != nil {
+			return nil, w.leave(r.ID, err)
+		}
+	}
 	if refusal == nil && !w.able(ctx, r, d, req) {
 		return nil, d.Release(ctx)
 	}
@@ -205,7 +221,9 @@ func (w *Worker) permit(r *queue.Record, s *queue.Submission, req *executor.Requ
 func (w *Worker) able(ctx context.Context, r *queue.Record, d queue.Delivery, req executor.Request) bool {
 	var requirement executor.Requirement
 	if err := json.Unmarshal(r.Requirement, &requirement); err != nil {
-		return true // the executor has the last word
+		w.log.Warn("not able to run it", "execution", r.ID, "action", r.Action, "reason", err)
+		w.routes.yield(d.Message().Route, time.Second)
+		return false
 	}
 	requirement.Pack = req.Pack // what the submission says, not what lies beside it
 	if ok, why := w.routes.capabilities().Satisfies(requirement); !ok {

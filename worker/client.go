@@ -145,15 +145,53 @@ func (c *Client) record(ctx context.Context, id string) (*queue.Record, uint64, 
 	return r, entry.Revision, err
 }
 
+// readRecord gives, beside a *queue.NewerError, as much of the record as this version understands.
 func readRecord(value []byte) (*queue.Record, error) {
 	var r queue.Record
 	if err := json.Unmarshal(value, &r); err != nil {
-		return nil, fmt.Errorf("record: %w", err)
+		return newerRecord(value, err)
 	}
-	if r.Schema != queue.RecordSchema {
-		return nil, fmt.Errorf("record %s: schema %q is not known here, want %q", r.ID, r.Schema, queue.RecordSchema)
+	if err := queue.CheckSchema(r.Schema, queue.RecordSchema); err != nil {
+		return &r, fmt.Errorf("record %s: %w", r.ID, err)
 	}
-	return &r, nil
+	switch r.State {
+	case queue.Queued, queue.Parked, queue.Running, queue.Done:
+		return &r, nil
+	}
+	return &r, fmt.Errorf("record %s: %w", r.ID, &queue.NewerError{What: fmt.Sprintf("in state %q", r.State)})
+}
+
+// newerRecord is what can be told of a record that cannot be decoded.
+func newerRecord(value []byte, err error) (*queue.Record, error) {
+	var r queue.Record
+	var fields map[string]json.RawMessage
+	_ = json.Unmarshal(value, &fields)
+	for name, field := range map[string]any{"schema": &r.Schema, "id": &r.ID, "state": &r.State, "action": &r.Action, "submitted_at": &r.SubmittedAt} {
+		_ = json.Unmarshal(fields[name], field) // as far as it goes
+	}
+	var newer *queue.NewerError
+	if errors.As(queue.CheckSchema(r.Schema, queue.RecordSchema), &newer) {
+		return &r, fmt.Errorf("record %s: %w", r.ID, newer)
+	}
+	return nil, fmt.Errorf("record: %w", err)
+}
+
+// understood is a *queue.NewerError for a submission, or its request, that takes a newer attune; nil also for what is broken.
+func understood(text string) error {
+	var s struct {
+		Schema  string          `json:"schema"`
+		Request json.RawMessage `json:"request"`
+	}
+	var request struct {
+		Schema string `json:"schema"`
+	}
+	_ = json.Unmarshal([]byte(text), &s) // as far as it goes
+	_ = json.Unmarshal(s.Request, &request)
+	var newer *queue.NewerError
+	if errors.As(queue.CheckSchema(s.Schema, queue.SubmissionSchema), &newer) || errors.As(queue.CheckSchema(request.Schema, executor.RequestSchema), &newer) {
+		return newer
+	}
+	return nil
 }
 
 // Submission is the text of what was submitted.

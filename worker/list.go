@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"maps"
 	"path"
@@ -34,6 +35,22 @@ type Status struct {
 	Unroutable []string `json:"unroutable_because,omitempty"`
 }
 
+// MarshalJSON is the record with one field more.
+func (s Status) MarshalJSON() ([]byte, error) {
+	r := *s.Record
+	if len(s.Unroutable) > 0 {
+		why, err := json.Marshal(s.Unroutable)
+		if err != nil {
+			return nil, err
+		}
+		if r.Unknown = maps.Clone(r.Unknown); r.Unknown == nil {
+			r.Unknown = queue.Unknown{}
+		}
+		r.Unknown["unroutable_because"] = why
+	}
+	return json.Marshal(r)
+}
+
 // List gives the executions that a filter chooses, the newest first.
 func (c *Client) List(ctx context.Context, f Filter) ([]Status, error) {
 	if _, err := path.Match(f.Action, ""); err != nil {
@@ -49,10 +66,14 @@ func (c *Client) List(ctx context.Context, f Filter) ([]Status, error) {
 			return nil, err
 		}
 		r, err := readRecord(entry.Value)
-		if err != nil || !f.chooses(r) {
+		var newer *queue.NewerError
+		if err != nil && !errors.As(err, &newer) || !f.chooses(r) {
 			continue
 		}
 		s := Status{Record: r, Unroutable: router.why(r)}
+		if newer != nil {
+			s.Unroutable = []string{newer.Error()}
+		}
 		if f.Unroutable && len(s.Unroutable) == 0 {
 			continue
 		}
@@ -152,12 +173,21 @@ func (r *router) why(record *queue.Record) []string {
 	if record.State != queue.Queued {
 		return nil
 	}
+	if err := understood(record.Submission); err != nil {
+		return []string{err.Error()}
+	}
 	reasons, known := r.known[record.Route]
 	if !known {
 		reasons = r.reasons(record.Requirement)
 		r.known[record.Route] = reasons
 	}
 	return reasons
+}
+
+// readable tells whether this version understands a requirement. One that it does not may be satisfied by a newer worker.
+func readable(requirement json.RawMessage) bool {
+	var wanted executor.Requirement
+	return json.Unmarshal(requirement, &wanted) == nil
 }
 
 func (r *router) reasons(requirement json.RawMessage) []string {

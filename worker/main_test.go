@@ -50,6 +50,7 @@ type member struct {
 	Scripts bool
 	Keys    []Key
 	Mode    string
+	Newer   bool // writes what a later version would
 }
 
 func (m member) config(broker queue.Broker) (Config, error) {
@@ -83,6 +84,9 @@ func serveMember(text string) int {
 	broker, err := natsq.Open(context.Background(), m.Broker)
 	if err != nil {
 		panic(err)
+	}
+	if m.Newer {
+		broker = later{broker}
 	}
 	cfg, err := m.config(broker)
 	if err != nil {
@@ -215,6 +219,13 @@ func (p *testPool) spawn(change func(*member)) *process {
 	require.NoError(p.t, err)
 	require.Equal(p.t, "serving\n", line)
 	return q
+}
+
+// drain asks it to end, and waits until it has.
+func (q *process) drain() {
+	q.t.Helper()
+	q.signal(syscall.SIGTERM)
+	require.NoError(q.t, q.Wait())
 }
 
 func (q *process) signal(s syscall.Signal) {

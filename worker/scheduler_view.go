@@ -98,6 +98,7 @@ func (v *view) complete() bool {
 
 // glance is the part of a Record that is read at each change.
 type glance struct {
+	Schema      string          `json:"schema"`
 	State       queue.State     `json:"state"`
 	Attempt     int             `json:"attempt"`
 	Worker      string          `json:"worker"`
@@ -129,8 +130,8 @@ func (v *view) seeRun(entry queue.Entry) {
 		}
 		v.drop(before)
 	}
-	if entry.Op == queue.Stored && g.State != queue.Done {
-		v.add(entry, &g)
+	if entry.Op == queue.Stored && g.State != queue.Done && g.Schema == queue.RecordSchema {
+		v.add(entry, &g) // a newer one's are a newer scheduler's
 	} else if g.Limit > 0 {
 		v.limitOf(g.Action, g.Limit).dirty = true
 	}
@@ -353,7 +354,7 @@ func (v *view) compareRoutes() {
 	r := v.router()
 	for _, known := range v.routes {
 		was := known.able
-		known.able = len(r.reasons(known.requirement)) == 0
+		known.able = !readable(known.requirement) || len(r.reasons(known.requirement)) == 0
 		if known.able {
 			known.wasAble = true
 		} else if was {

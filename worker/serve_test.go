@@ -668,7 +668,7 @@ execution_config:
 
 func TestDuplicateSubmissionsRunOnce(t *testing.T) {
 	p := newTestPool(t, acts(nil))
-	p.serve(nil)
+	p.serve(patiently)
 	id := uuid.NewString()
 	f := file(t)
 	var group sync.WaitGroup

@@ -207,6 +207,9 @@ func (p *preparation) plan(ctx context.Context, a action) {
 	row := Prepared{Pack: a.pack, Actions: []string{a.ref}}
 	if err := x.load(ctx); err != nil {
 		var off *switchedOffError
+		if ctx.Err() != nil {
+			return // nothing is wrong with it
+		}
 		if errors.As(err, &off) {
 			row.Runtime = off.Runtime
 			p.skip(row, off.Error())
@@ -315,6 +318,9 @@ func (p *preparation) make(ctx context.Context, u *unit) {
 			}
 		})
 		row.Elapsed = time.Since(begun)
+		if ctx.Err() != nil && err != nil {
+			return // it was asked to end
+		}
 		if err != nil {
 			p.fail(row, vanished(row.Interpreter, environmentFailure(err)))
 			return

@@ -117,7 +117,7 @@ func (w *Worker) heartbeatEntry(ctx context.Context) error {
 		}
 		_, err = table.Update(ctx, w.cfg.Name, mine, before.Revision)
 	}
-	if err != nil {
+	if err != nil && ctx.Err() == nil {
 		w.log.Warn("the worker's entry is not renewed", "error", err)
 	}
 	return nil

@@ -50,7 +50,8 @@ type member struct {
 	Scripts bool
 	Keys    []Key
 	Mode    string
-	Newer   bool // writes what a later version would
+	Newer   bool   // writes what a later version would
+	Log     string // a file for what another process says; empty means this process's stderr
 }
 
 func (m member) config(broker queue.Broker) (Config, error) {
@@ -60,6 +61,7 @@ func (m member) config(broker queue.Broker) (Config, error) {
 	}
 	service, err := executor.New(executor.Config{
 		Mode: mode, Packs: m.Packs, CacheDir: filepath.Join(m.Dir, "cache"), TempDir: filepath.Join(m.Dir, "private"), Worker: m.Name,
+		Log: testLog(),
 	})
 	return Config{
 		Broker: broker, Service: service, Name: m.Name, Version: "test", Slots: m.Slots, Labels: m.Labels, Taints: m.Taints, TrustedKeys: m.Keys,
@@ -205,10 +207,16 @@ func (p *testPool) spawn(change func(*member)) *process {
 	cmd := exec.Command(os.Args[0])
 	cmd.Env = append(os.Environ(), memberVariable+"="+string(text))
 	cmd.Stderr = os.Stderr
+	if m.Log != "" {
+		said, err := os.Create(m.Log)
+		require.NoError(p.t, err)
+		defer func() { _ = said.Close() }()
+		cmd.Stderr, cmd.Env = said, append(cmd.Env, "ATTUNE_TEST_LOG=1")
+	}
 	stdout, err := cmd.StdoutPipe()
 	require.NoError(p.t, err)
 	require.NoError(p.t, cmd.Start())
-	q := &process{cmd, p.t}
+	q := &process{Cmd: cmd, t: p.t}
 	p.t.Cleanup(func() {
 		if cmd.ProcessState == nil {
 			_ = cmd.Process.Kill()

@@ -627,6 +627,25 @@ func TestWorkerModeTakesWhatNeedsNothing(t *testing.T) {
 	assert.Equal(t, "hit", result.Environment.State)
 }
 
+func TestSIGTERMWhileItPrepares(t *testing.T) {
+	f, said := file(t), filepath.Join(t.TempDir(), "log")
+	p := newTestPool(t, map[string]string{
+		"w/pack.yaml": "ref: w\nversion: 1.0.0\n", "w/actions/built.yaml": "ref: w.built\nrunner_type: slow\nentry_point: run.sh\n",
+		"w/actions/run.sh": "echo ran\n", "w/runtimes/slow.yaml": fmt.Sprintf(slowRuntime, f),
+	})
+	preparing := p.spawn(func(m *member) { m.Mode, m.Log = "worker", said })
+	p.waitFile(f)
+	preparing.drain()
+	log, err := os.ReadFile(said)
+	require.NoError(t, err)
+	assert.NotContains(t, string(log), "level=ERROR", "it was asked to end")
+	assert.NotContains(t, string(log), "level=WARN")
+	assert.Contains(t, string(log), "msg=prepared")
+	all, err := p.client.Workers(t.Context())
+	require.NoError(t, err)
+	assert.Empty(t, all, "and is deregistered")
+}
+
 func TestAnExecutionThatBuilds(t *testing.T) {
 	f := file(t)
 	files := map[string]string{

@@ -116,6 +116,7 @@ func TestOperatorsFollowAnExecution(t *testing.T) {
 	await("STOPPING=1")
 	text, _ := os.ReadFile(log.Name())
 	require.NoError(t, server.Wait(), "%s", text)
+	assert.NotContains(t, string(text), "Plaintext passwords", "the embedded server keeps a hash")
 	seen.mu.Lock()
 	defer seen.mu.Unlock()
 	names := seen.seen[parts[1]]

@@ -79,6 +79,8 @@ type pool struct {
 	routes  []int      // of the other brokers; empty for a single one
 	url     string
 
+	ttl time.Duration // of workers' entries; zero means the default
+
 	mu      sync.Mutex
 	workers int
 
@@ -87,11 +89,12 @@ type pool struct {
 }
 
 // newPool starts a broker, and a client of it.
-func newPool(t *testing.T) *pool { return newPoolOf(t, 1) }
+func newPool(t *testing.T) *pool { return newPoolOf(t, 1, 0) }
 
-func newPoolOf(t *testing.T, brokers int) *pool {
+func newPoolOf(t *testing.T, brokers int, ttl time.Duration) *pool {
 	t.Helper()
 	p := newDir(t)
+	p.ttl = ttl
 	var urls []string
 	for i := range brokers {
 		p.ports = append(p.ports, freePort(t))
@@ -121,7 +124,7 @@ func newDir(t *testing.T) *pool {
 
 func (p *pool) connect(options natsq.Options) {
 	p.t.Helper()
-	options.AckWait = ackWait
+	options.AckWait, options.WorkerTTL = ackWait, p.ttl
 	ctx, cancel := context.WithTimeout(p.t.Context(), 30*time.Second)
 	defer cancel()
 	broker, err := natsq.Open(ctx, options)

@@ -487,6 +487,85 @@ func TestTheBrokerIsAwayAtStart(t *testing.T) {
 	p.settled(id)
 }
 
+// The broker is away for longer than anybody waits: what ran is ended and taken up again by what its on_lost says, and all go on without
+// a new start.
+func TestTheBrokerIsAwayForLong(t *testing.T) {
+	t.Parallel()
+	p := newPool(t)
+	w := p.serve().awaitReady(t)
+	fail, retry, queued := p.submit(p.work("20", onLostFail)), p.submit(p.work("2")), []string{}
+	p.awaitStart(fail)
+	p.awaitStart(retry)
+	for range 5 {
+		queued = append(queued, p.submit(p.work("0.2")))
+	}
+	p.brokers[0].kill()
+	require.Eventually(t, func() bool { return strings.Contains(w.metrics(t), "attune_fenced_total 2") }, 30*time.Second, 20*time.Millisecond, w.log())
+	assert.Contains(t, w.health(t), "the broker cannot be reached")
+	time.Sleep(2 * ackWait) // everything that anybody waits for is over
+	p.startBroker(0)
+	w.awaitReady(t)
+	r := p.wait(fail)
+	assert.Equal(t, string(executor.Interrupted), r.Outcome)
+	assert.Contains(t, string(r.Result), `"kind":"lost"`)
+	r = p.wait(retry)
+	assert.Equal(t, []any{string(executor.Succeeded), uint64(2)}, []any{r.Outcome, r.Epoch})
+	for _, id := range queued {
+		assert.Equal(t, string(executor.Succeeded), p.wait(id).Outcome)
+	}
+	p.settled(append(queued, fail, retry)...)
+	w.signal(syscall.SIGTERM)
+	assert.Zero(t, w.exit(t), w.log())
+}
+
+// A worker is cut off for so long that another of its name takes its place: it finds so when it is back, and leaves.
+func TestAWorkerWhoseNameWasTaken(t *testing.T) {
+	t.Parallel()
+	p := newPoolOf(t, 1, 11*time.Second) // longer than the scheduler's lease
+	link := p.link()
+	first := p.serveAt(link.url).awaitReady(t)
+	id := p.submit(p.work("1"))
+	p.awaitStart(id)
+	link.set(true)
+	early := p.serve("--name", first.name)
+	assert.NotZero(t, early.exit(t), "while the first one is known")
+	assert.Contains(t, early.log(), "does not answer; end it, or wait")
+	require.Eventually(t, func() bool {
+		workers, err := p.client.Workers(t.Context())
+		return err == nil && len(workers) == 0
+	}, 60*time.Second, 100*time.Millisecond)
+	second := p.serve("--name", first.name).awaitReady(t)
+	r := p.wait(id)
+	assert.Equal(t, []any{string(executor.Succeeded), uint64(2)}, []any{r.Outcome, r.Epoch}, second.log())
+	link.set(false)
+	assert.Equal(t, executor.ExitAttune, first.exit(t), first.log())
+	assert.Contains(t, first.log(), "another worker took this worker's name")
+	again := p.submit(p.work("0"))
+	p.wait(again)
+	p.settled(id, again)
+}
+
+// Two of one name that start at the same moment: one serves.
+func TestTwoWorkersOfOneNameAtOnce(t *testing.T) {
+	t.Parallel()
+	p := newPool(t)
+	twins := []*server{p.serve("--name", "twin"), p.serve("--name", "twin")}
+	ended := make(chan *server, len(twins))
+	for _, w := range twins {
+		go func() { <-w.done; ended <- w }()
+	}
+	select {
+	case loser := <-ended:
+		assert.Equal(t, executor.ExitAttune, loser.cmd.ProcessState.ExitCode())
+		assert.Contains(t, loser.log(), "another worker")
+		twins = slices.DeleteFunc(twins, func(w *server) bool { return w == loser })
+	case <-time.After(60 * time.Second):
+		require.Fail(t, "both serve", twins[0].log()+twins[1].log())
+	}
+	twins[0].awaitReady(t)
+	p.wait(p.submit(p.work("0")))
+}
+
 func TestTwoWorkersOfOneName(t *testing.T) {
 	t.Parallel()
 	p := newPool(t)

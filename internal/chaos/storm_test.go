@@ -64,7 +64,7 @@ func TestStormOverACluster(t *testing.T) {
 	if !*chaosCluster {
 		t.Skip("it takes a machine of its own: make chaos, or -chaos-cluster")
 	}
-	weather(t, newPoolOf(t, 3))
+	weather(t, newPoolOf(t, 3, 0))
 }
 
 // weather disturbs a pool until enough has happened, and checks its history.

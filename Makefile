@@ -68,8 +68,13 @@ SEED      ?= 0
 stress: ## Kill processes that share environments at random, for a minute (FOR, PROCESSES, SEED)
 	go test -count=1 -timeout 0 -v -run '^TestStress$$' ./envcache -args -stress $(FOR) -stress-processes $(PROCESSES) -stress-seed $(SEED)
 
-chaos: ## Kill, freeze and cut off workers and brokers of a pool at random, and check its history (FOR, SEED)
-	go test -count=1 -timeout 0 -v ./internal/chaos -args -chaos $(FOR) -chaos-seed $(SEED) -chaos-cluster -mismatched 10000
+KILLS        ?= 500
+BROKER_KILLS ?= 20
+MISMATCHED   ?= 10000
+
+chaos: ## Kill, freeze and cut off workers and brokers, of one broker and of a cluster, and check all that happened (FOR, SEED, KILLS, BROKER_KILLS, MISMATCHED)
+	go test -count=1 -timeout 0 -v -run '^TestStorm' ./internal/chaos -args -chaos $(FOR) -chaos-seed $(SEED) -chaos-cluster -chaos-kills $(KILLS) -chaos-broker-kills $(BROKER_KILLS)
+	go test -count=1 -timeout 0 -v -run '^TestMismatched' ./internal/chaos -args -mismatched $(MISMATCHED)
 
 check: ## Formatting, vet, staticcheck
 	@unformatted=$$(gofmt -l .); [ -z "$$unformatted" ] || { echo "not formatted: $$unformatted; run make fmt" >&2; exit 1; }

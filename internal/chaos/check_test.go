@@ -73,13 +73,14 @@ func (h *history) add(entry queue.Entry) {
 type outcome struct {
 	accepted, done, children, claims, takeovers int
 	byStatus                                    map[string]int
-	unwrittenClaims                             int // of workers that were killed before they could
+	epochs                                      map[uint64]int // last epoch → executions
+	unwrittenClaims                             int            // of workers that were killed before they could
 	bad                                         []string
 }
 
 // check holds what was accepted against what the pool says now, what it wrote down, and what children did.
 func (p *pool) check(accepted []string, h *history) outcome {
-	o := outcome{accepted: len(accepted), byStatus: map[string]int{}}
+	o := outcome{accepted: len(accepted), byStatus: map[string]int{}, epochs: map[uint64]int{}}
 	h.mu.Lock()
 	o.bad = slices.Clone(h.bad)
 	h.mu.Unlock()
@@ -98,6 +99,7 @@ func (p *pool) check(accepted []string, h *history) outcome {
 		}
 		o.done++
 		o.byStatus[r.Outcome]++
+		o.epochs[r.Epoch]++
 		o.children += len(starts[id])
 		if r.Epoch > 1 {
 			o.takeovers++

@@ -5,6 +5,8 @@ import (
 	"flag"
 	"fmt"
 	"math/rand/v2"
+	"os"
+	"path/filepath"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -24,16 +26,21 @@ var (
 	chaosFor     = flag.Duration("chaos", 20*time.Second, "how long workers and brokers are disturbed")
 	chaosCluster = flag.Bool("chaos-cluster", false, "also on a cluster of three brokers")
 	chaosSeed    = flag.Uint64("chaos-seed", 0, "of what happens when; 0 means any")
+	// The least that a run must have seen; it goes on until it has.
+	leastKills       = flag.Int64("chaos-kills", 20, "how many workers are killed at least")
+	leastBrokerKills = flag.Int64("chaos-broker-kills", 3, "how many times brokers are killed at least")
 )
 
-// The least that a run must have seen; it goes on until it has.
 const (
-	leastKills       = 20
-	leastBrokerKills = 3
-	leastFreezes     = 10
-	leastCuts        = 3
-	leastDrains      = 3
+	leastFreezes = 10
+	leastCuts    = 3
+	leastDrains  = 3
 )
+
+// longest is what a run may take: on two processors that do nothing else it is a fourth of that.
+func longest() time.Duration {
+	return *chaosFor + 2*time.Minute + time.Duration(*leastKills)*2*time.Second + time.Duration(*leastBrokerKills)*20*time.Second
+}
 
 // storm is one run.
 type storm struct {
@@ -47,6 +54,9 @@ type storm struct {
 	uncertain, duplicates, canceled                          atomic.Int64
 	kills, brokerKills, brokerFreezes, freezes, cuts, drains atomic.Int64
 }
+
+// places is how many workers there are at a time. About half of them are frozen, cut off or drain at any moment.
+const places = 8
 
 // disturbed is a place in the pool; the worker in it changes.
 type disturbed struct {
@@ -81,7 +91,7 @@ func weather(t *testing.T, p *pool) {
 	watching, endWatch := context.WithCancel(t.Context())
 	seen, watched := s.watch(watching)
 
-	for range 6 {
+	for range places {
 		l := s.link()
 		s.workers = append(s.workers, &disturbed{link: l, now: s.serveAt(l.url, "--concurrency", "3")})
 	}
@@ -94,10 +104,10 @@ func weather(t *testing.T, p *pool) {
 		tasks.Go(func() { task(rand.New(rand.NewPCG(seed, uint64(i)))) }) //nolint:gosec // repeatable on purpose
 	}
 	enough := func() bool {
-		return time.Since(begun) >= *chaosFor && s.kills.Load() >= leastKills && s.brokerKills.Load() >= leastBrokerKills &&
+		return time.Since(begun) >= *chaosFor && s.kills.Load() >= *leastKills && s.brokerKills.Load() >= *leastBrokerKills &&
 			s.freezes.Load() >= leastFreezes && s.cuts.Load() >= leastCuts && s.drains.Load() >= leastDrains
 	}
-	require.Eventually(t, enough, *chaosFor+5*time.Minute, 50*time.Millisecond)
+	require.Eventually(t, enough, longest(), 50*time.Millisecond)
 	stop()
 	tasks.Wait()
 	disturbedFor := time.Since(begun)
@@ -154,8 +164,22 @@ func (s *storm) report(o outcome, seen *history, storm, settled time.Duration) s
 	line("claims in the audit", o.claims)
 	line("claims of workers killed before they wrote", o.unwrittenClaims)
 	line("versions of records seen", seen.seen)
+	line("commits fenced (nothing was stored)", s.fenced())
+	line("executions by their last epoch", o.epochs)
+	line("accepted and lost", o.accepted-o.done)
 	line("promises broken", len(o.bad))
 	return b.String()
+}
+
+// fenced counts, in what all workers said, the attempts that had been taken over, and so committed nothing.
+func (s *storm) fenced() int {
+	n := 0
+	logs, _ := filepath.Glob(filepath.Join(s.dir, "w*.log"))
+	for _, log := range logs {
+		text, _ := os.ReadFile(log)
+		n += strings.Count(string(text), "fenced: nothing is committed")
+	}
+	return n
 }
 
 // every does something at random intervals around a pause, until the storm is over.
@@ -210,18 +234,20 @@ func (s *storm) submitting(r *rand.Rand) {
 	})
 }
 
-// disturb does something to a worker that nobody else disturbs.
+// disturb does something to a worker that nobody else disturbs. Where there is none it lets the moment pass.
 func (s *storm) disturb(r *rand.Rand, do func(d *disturbed)) {
-	d := s.workers[r.IntN(len(s.workers))]
-	if !d.mu.TryLock() {
-		return
+	for _, i := range r.Perm(len(s.workers)) {
+		d := s.workers[i]
+		if d.mu.TryLock() {
+			defer d.mu.Unlock()
+			do(d)
+			return
+		}
 	}
-	defer d.mu.Unlock()
-	do(d)
 }
 
 func (s *storm) killing(r *rand.Rand) {
-	s.every(r, 1200*time.Millisecond, func() {
+	s.every(r, 700*time.Millisecond, func() {
 		s.disturb(r, func(d *disturbed) {
 			d.now.kill()
 			s.kills.Add(1)
@@ -273,7 +299,7 @@ func (s *storm) draining(r *rand.Rand) {
 
 // breaking kills a broker, or freezes one of several: the others do without it.
 func (s *storm) breaking(r *rand.Rand) {
-	s.every(r, 5*time.Second, func() {
+	s.every(r, 4*time.Second, func() {
 		i := r.IntN(len(s.brokers))
 		if len(s.brokers) > 1 && r.IntN(2) == 0 {
 			s.brokers[i].signal(syscall.SIGSTOP)

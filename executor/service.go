@@ -95,6 +95,7 @@ type Service struct {
 	cfg      Config
 	catalog  func() (runtime.Catalog, error) // the built-in runtimes and the host's; read once, when they are first needed
 	finder   pack.Finder
+	actions  pack.Memory
 	detector *detect.Detector
 	prepared []Prepared
 	masked   *redact.Set // Config.Masked, shared by all executions that have no secret of their own

@@ -15,12 +15,13 @@ type State struct {
 	Changed       int64  // the same; the file system's own, nobody can set it
 }
 
-// grain is more than any file system's clock needs to move on: changes within one tick of it cannot be told apart (4 ms for most on
-// Linux, 2 s for FAT).
-const grain = 2 * time.Second
-
-// Settled tells whether a State that was taken at a time will differ from that of the file when it is changed later.
+// Settled tells whether a State that was taken at a time will differ from that of the file when it is changed later: changes within one
+// tick of the file system's clock cannot be told apart. That is 10 ms at most on Linux; where times have no fractions, 2 s (FAT).
 func (s State) Settled(taken time.Time) bool {
+	grain := 100 * time.Millisecond
+	if s.Changed%int64(time.Second) == 0 {
+		grain = 3 * time.Second
+	}
 	return s == State{} || taken.Sub(time.Unix(0, max(s.Changed, s.Modified))) > grain
 }
 

@@ -246,6 +246,20 @@ func TestCaptureKeepsWholeCharacters(t *testing.T) {
 	assert.Equal(t, "a\uFFFDb", bad.Text())
 }
 
+func TestAPumpThatComesLateLosesNothing(t *testing.T) {
+	r, w, err := os.Pipe()
+	require.NoError(t, err)
+	defer func() { _, _ = r.Close(), w.Close() }()
+	_, err = w.WriteString("what the child said") // somebody else still holds w
+	require.NoError(t, err)
+	var said bytes.Buffer
+	s := &stream{r: r, w: &said, done: make(chan struct{})}
+	require.NoError(t, r.SetReadDeadline(time.Now().Add(-time.Second)))
+	s.draining = true
+	s.pump(nil)
+	assert.Equal(t, "what the child said", said.String())
+}
+
 func TestPrivateDirIsRemovedHoweverDeep(t *testing.T) {
 	parent, err := os.MkdirTemp("/dev/shm", "private-") // memory: a disk takes long
 	if err != nil {

@@ -1,0 +1,94 @@
+package doctest
+
+import (
+	"fmt"
+	"slices"
+	"strings"
+
+	"github.com/alecthomas/kong"
+	"mvdan.cc/sh/v3/expand"
+	"mvdan.cc/sh/v3/syntax"
+)
+
+// Invocations are the calls of programs in some shell, each with the program's name in front, wherever they stand: in pipes, in
+// lists, in substitutions. What is expanded when they run is empty.
+func Invocations(text string, programs ...string) ([][]string, error) {
+	file, err := syntax.NewParser().Parse(strings.NewReader(text), "")
+	if err != nil {
+		return nil, err
+	}
+	var all [][]string
+	syntax.Walk(file, func(node syntax.Node) bool {
+		call, ok := node.(*syntax.CallExpr)
+		if !ok {
+			return true
+		}
+		words := make([]string, len(call.Args))
+		for i, arg := range call.Args {
+			words[i], _ = expand.Literal(nil, arg) // a substitution stays empty
+		}
+		// A wrapper (env, sh attune-bootstrap.sh) may stand in front.
+		if at := slices.IndexFunc(words, func(word string) bool { return slices.Contains(programs, word) }); at >= 0 {
+			all = append(all, words[at:])
+		}
+		return true
+	})
+	return all, nil
+}
+
+// CheckFlags tells which command or flag of a call the program does not know; nil when it knows all. What stands behind a script's name,
+// or behind "--", is the script's own.
+func CheckFlags(app *kong.Application, words []string) error {
+	node := app.Node
+	for _, word := range words {
+		switch {
+		case word == "--" || isScript(word):
+			return nil
+		case strings.HasPrefix(word, "--"):
+			if name, _, _ := strings.Cut(word[2:], "="); !hasFlag(node, name) && !hasFlag(implied(node), name) {
+				return fmt.Errorf("%s has no flag --%s", node.FullPath(), name)
+			}
+		case strings.HasPrefix(word, "-") || len(node.Children) == 0:
+		default:
+			child := childOf(node, word)
+			if child == nil && node.Parent == nil {
+				child = implied(node)
+			}
+			if child == nil || child == node {
+				return fmt.Errorf("%s has no command %s", node.FullPath(), word)
+			}
+			node = child
+		}
+	}
+	return nil
+}
+
+// implied is the command that goes without saying at the top of a program.
+func implied(node *kong.Node) *kong.Node {
+	if run := childOf(node, "run"); run != nil && node.Parent == nil {
+		return run
+	}
+	return node
+}
+
+func isScript(word string) bool {
+	return strings.HasPrefix(word, "./") || strings.HasSuffix(word, ".py") || strings.HasSuffix(word, ".sh")
+}
+
+func childOf(node *kong.Node, name string) *kong.Node {
+	for _, child := range node.Children {
+		if child.Name == name || slices.Contains(child.Aliases, name) {
+			return child
+		}
+	}
+	return nil
+}
+
+func hasFlag(node *kong.Node, name string) bool {
+	for _, flag := range slices.Concat(node.AllFlags(false)...) {
+		if name == flag.Name || name == "no-"+flag.Name || slices.Contains(flag.Aliases, name) {
+			return true
+		}
+	}
+	return false
+}

@@ -11,7 +11,6 @@ import (
 	"path/filepath"
 	"regexp"
 	"runtime"
-	"slices"
 	"strings"
 	"testing"
 
@@ -67,38 +66,7 @@ func release(t *testing.T, a *attune) (replace []string) {
 func TestDocsNameWhatThereIs(t *testing.T) {
 	parser, err := kong.New(&cli{}, append(grammar(nil), kong.Name("attune-run"))...)
 	require.NoError(t, err)
-	checked := 0
-	for _, page := range doctest.All(t) {
-		for _, block := range page.Blocks {
-			text := block.Text
-			switch {
-			case block.Language == "console":
-				text = ""
-				for _, step := range block.Steps() {
-					text += step.Command + "\n"
-				}
-			case block.Language != "sh":
-				continue
-			}
-			calls, err := doctest.Invocations(text, "attune", "attune-run", "bin/attune", "/w/bin/attune")
-			require.NoError(t, err, page.Place(block))
-			for _, call := range calls {
-				if slices.Contains([]string{"worker", "lambda", "BASE-IMAGE"}, first(call[1:])) {
-					continue
-				}
-				checked++
-				assert.NoError(t, doctest.CheckFlags(parser.Model, call[1:]), "%s: %s", page.Place(block), call)
-			}
-		}
-	}
-	assert.Greater(t, checked, 50)
-}
-
-func first(words []string) string {
-	if len(words) == 0 {
-		return ""
-	}
-	return words[0]
+	assert.Greater(t, doctest.CheckPages(t, parser.Model, "attune", "attune-run", "bin/attune"), 50)
 }
 
 // Every variable that attune-lambda --help names is explained.

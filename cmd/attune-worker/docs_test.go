@@ -1,54 +1,40 @@
 package main
 
 import (
-	"context"
 	"fmt"
 	"net"
 	"net/http"
 	"os"
 	"os/exec"
 	"path/filepath"
-	"regexp"
-	"strings"
 	"syscall"
 	"testing"
 	"time"
 
+	"github.com/alecthomas/kong"
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
+
+	"github.com/attune-run/attune/internal/doctest"
 )
 
-// TestDocsAreTrue serves as the page says, runs the commands of its console blocks, in order, in one shell, and compares what they
-// print; "..." stands for anything.
+// TestDocsAreTrue serves as the pages say, runs their commands and compares what they print.
 func TestDocsAreTrue(t *testing.T) {
-	page, err := os.ReadFile("../../docs/worker.md")
-	require.NoError(t, err)
-	port := freePort(t)
-	text := strings.ReplaceAll(string(page), "9464", port)
-	env := docsEnv(t)
-	serveForDocs(t, env, port)
+	for _, page := range doctest.AttuneWorker {
+		t.Run(page, func(t *testing.T) {
+			t.Parallel()
+			port, env := freePort(t), docsEnv(t)
+			serveForDocs(t, env, port)
+			doctest.Run(t, doctest.Read(t, page), doctest.Setting{Dir: t.TempDir(), Env: env, Replace: []string{"9464", port}})
+		})
+	}
+}
 
-	var script strings.Builder
-	var steps [][2]string // command, output
-	for _, block := range regexp.MustCompile("(?s)```console\n(.*?)```").FindAllStringSubmatch(text, -1) {
-		for _, step := range strings.Split("\n"+block[1], "\n$ ")[1:] {
-			command, output, _ := strings.Cut(strings.TrimRight(step, "\n"), "\n")
-			script.WriteString(command + "\necho --end-of-step--\n")
-			steps = append(steps, [2]string{command, output})
-		}
-	}
-	ctx, cancel := context.WithTimeout(t.Context(), 2*time.Minute)
-	defer cancel()
-	shell := exec.CommandContext(ctx, "bash", "-c", "exec 2>&1\n"+script.String())
-	shell.Dir, shell.Env = t.TempDir(), env
-	out, err := shell.CombinedOutput()
-	require.NoError(t, err, "%s", out)
-	printed := strings.Split(string(out), "--end-of-step--\n")
-	require.Len(t, printed, len(steps)+1)
-	for i, step := range steps {
-		pattern := "(?s)^" + strings.ReplaceAll(regexp.QuoteMeta(step[1]), `\.\.\.`, ".*") + "$"
-		assert.Regexp(t, pattern, strings.TrimRight(printed[i], "\n"), "$ %s", step[0])
-	}
+// What pages show and cannot run names commands and flags that there are.
+func TestDocsNameWhatThereIs(t *testing.T) {
+	parser, err := kong.New(&cli{}, append(grammar(nil), kong.Name("attune-worker"))...)
+	require.NoError(t, err)
+	assert.Greater(t, doctest.CheckPages(t, parser.Model, "attune-worker"), 30)
 }
 
 // docsEnv is a user's with attune-worker in PATH and the packs that ship with attune.

@@ -4,11 +4,46 @@ import (
 	"fmt"
 	"slices"
 	"strings"
+	"testing"
 
 	"github.com/alecthomas/kong"
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
 	"mvdan.cc/sh/v3/expand"
 	"mvdan.cc/sh/v3/syntax"
 )
+
+// CheckPages looks at every call of a program on every page, run or not, and fails the test where one names a command or a flag that the
+// program does not have. It returns how many calls there were.
+func CheckPages(t *testing.T, app *kong.Application, programs ...string) (checked int) {
+	t.Helper()
+	for _, page := range All(t) {
+		for _, block := range page.Blocks {
+			calls, err := Invocations(block.shell(), programs...)
+			require.NoError(t, err, page.Place(block))
+			for _, call := range calls {
+				checked++
+				assert.NoError(t, CheckFlags(app, call[1:]), "%s: %s", page.Place(block), call)
+			}
+		}
+	}
+	return checked
+}
+
+// shell is what of a block a shell reads.
+func (b Block) shell() string {
+	switch b.Language {
+	case "sh":
+		return b.Text
+	case "console":
+		var text strings.Builder
+		for _, step := range b.Steps() {
+			text.WriteString(step.Command + "\n")
+		}
+		return text.String()
+	}
+	return ""
+}
 
 // Invocations are the calls of programs in some shell, each with the program's name in front, wherever they stand: in pipes, in
 // lists, in substitutions. What is expanded when they run is empty.
@@ -27,7 +62,7 @@ func Invocations(text string, programs ...string) ([][]string, error) {
 		for i, arg := range call.Args {
 			words[i], _ = expand.Literal(nil, arg) // a substitution stays empty
 		}
-		// A wrapper (env, sh attune-bootstrap.sh) may stand in front.
+		// A wrapper (env, docker run) may stand in front.
 		if at := slices.IndexFunc(words, func(word string) bool { return slices.Contains(programs, word) }); at >= 0 {
 			all = append(all, words[at:])
 		}

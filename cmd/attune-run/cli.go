@@ -14,6 +14,7 @@ import (
 	"github.com/alecthomas/kong"
 
 	"github.com/attune-run/attune/executor"
+	"github.com/attune-run/attune/internal/completion"
 	"github.com/attune-run/attune/internal/config"
 	"github.com/attune-run/attune/internal/nearest"
 	"github.com/attune-run/attune/internal/requestflags"
@@ -57,7 +58,7 @@ func isCommand(word string) bool {
 // every execution would pay for; the whole is needed only where the first argument is a flag, or help is asked for.
 func grammar(args []string) []kong.Option {
 	only := ""
-	if len(args) > 0 && os.Getenv(completing) == "" {
+	if len(args) > 0 && !completion.Asked() {
 		switch {
 		case isCommand(args[0]):
 			only = args[0]

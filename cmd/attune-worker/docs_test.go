@@ -7,6 +7,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strings"
 	"syscall"
 	"testing"
 	"time"
@@ -35,6 +36,54 @@ func TestDocsNameWhatThereIs(t *testing.T) {
 	parser, err := kong.New(&cli{}, append(grammar(nil), kong.Name("attune-worker"))...)
 	require.NoError(t, err)
 	assert.Greater(t, doctest.CheckPages(t, parser.Model, "attune-worker"), 30)
+}
+
+func TestEveryCommandShowsExamples(t *testing.T) {
+	parser, err := kong.New(&cli{}, append(grammar(nil), kong.Name("attune-worker"))...)
+	require.NoError(t, err)
+	assert.Greater(t, doctest.CheckExamples(t, parser.Model, "attune-worker"), 30)
+	out, err := exec.Command("attune-worker", "schedule", "add", "--help").Output()
+	require.NoError(t, err)
+	assert.Contains(t, string(out), "Europe/Berlin --missed once")
+}
+
+func TestCompletionKnowsCommandsFlagsAndActions(t *testing.T) {
+	env := docsEnv(t)
+	mine := t.TempDir()
+	for name, text := range map[string]string{"pack.yaml": "ref: mine\nversion: 1.0.0\n", "actions/hello.yaml": "ref: mine.hello\nentry_point: hello.sh\n", "actions/hello.sh": "echo\n"} {
+		path := filepath.Join(mine, "mine", name)
+		require.NoError(t, os.MkdirAll(filepath.Dir(path), 0o755))
+		require.NoError(t, os.WriteFile(path, []byte(text), 0o644))
+	}
+	for line, want := range map[string]string{
+		"attune-worker sub": "submit", "attune-worker dlq re": "retry", "attune-worker serve --trus": "--trusted-keys", "attune-worker submit core.e": "core.echo",
+		"attune-worker schedule add x @hourly core.n": "core.noop", "attune-worker submit --packs " + mine + " mine.": "mine.hello",
+		"attune-worker ls --action core.s": "core.sleep",
+	} {
+		cmd := exec.Command("attune-worker")
+		cmd.Env = append(env, "COMP_LINE="+line)
+		out, err := cmd.Output()
+		require.NoError(t, err)
+		assert.Contains(t, strings.Fields(string(out)), want, line)
+	}
+	for shell, want := range map[string]string{"bash": "complete -o default -C", "zsh": "bashcompinit", "fish": "complete -c attune-worker -f"} {
+		out, err := exec.Command("attune-worker", "completion", shell).Output()
+		require.NoError(t, err)
+		assert.Contains(t, string(out), want)
+	}
+}
+
+func TestManualHasEveryCommand(t *testing.T) {
+	cmd := exec.Command("attune-worker", "man")
+	cmd.Env = append(os.Environ(), "SOURCE_DATE_EPOCH=1700000000")
+	out, err := cmd.Output()
+	require.NoError(t, err)
+	for _, want := range []string{`.TH ATTUNE-WORKER 1 "2023-11-14"`, "schedule add", "queue promote", `--trusted-keys`} {
+		assert.True(t, strings.Contains(string(out), want), want)
+	}
+	out, err = exec.Command("attune-worker", "man", "--format", "markdown").Output()
+	require.NoError(t, err)
+	assert.True(t, strings.Contains(string(out), "\n### attune-worker schedule add\n"))
 }
 
 // docsEnv is a user's with attune-worker in PATH and the packs that ship with attune.

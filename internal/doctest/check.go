@@ -2,6 +2,7 @@ package doctest
 
 import (
 	"fmt"
+	"io"
 	"slices"
 	"strings"
 	"testing"
@@ -28,6 +29,34 @@ func CheckPages(t *testing.T, app *kong.Application, programs ...string) (checke
 		}
 	}
 	return checked
+}
+
+// CheckExamples fails the test where a command of a program shows no examples in its help, or one that names what the program does
+// not have. It returns how many commands there are.
+func CheckExamples(t *testing.T, app *kong.Application, programs ...string) (commands int) {
+	t.Helper()
+	require.NoError(t, kong.Visit(app, func(node kong.Visitable, next kong.Next) error {
+		command, ok := node.(*kong.Node)
+		if !ok || command.Type != kong.CommandNode {
+			return next(nil)
+		}
+		commands++
+		assert.Regexp(t, `(Examples|Load it in the shell's start-up file):\n  `, command.Detail, command.Path())
+		for line := range strings.SplitSeq(command.Detail, "\n") {
+			text, example := strings.CutPrefix(line, "  ")
+			text, _, _ = strings.Cut(text, "   (") // what is said about it
+			if !example || !strings.Contains(text, app.Name) {
+				continue
+			}
+			calls, err := Invocations(text, programs...)
+			assert.NoError(t, err, line)
+			for _, call := range calls {
+				assert.NoError(t, CheckFlags(app, call[1:]), "%s: %s", command.Path(), line)
+			}
+		}
+		return next(nil)
+	}))
+	return commands
 }
 
 // shell is what of a block a shell reads.
@@ -60,7 +89,7 @@ func Invocations(text string, programs ...string) ([][]string, error) {
 		}
 		words := make([]string, len(call.Args))
 		for i, arg := range call.Args {
-			words[i], _ = expand.Literal(nil, arg) // a substitution stays empty
+			words[i], _ = expand.Literal(unexpanded, arg)
 		}
 		// A wrapper (env, docker run) may stand in front.
 		if at := slices.IndexFunc(words, func(word string) bool { return slices.Contains(programs, word) }); at >= 0 {
@@ -69,6 +98,12 @@ func Invocations(text string, programs ...string) ([][]string, error) {
 		return true
 	})
 	return all, nil
+}
+
+// unexpanded leaves what only a run would tell empty.
+var unexpanded = &expand.Config{
+	CmdSubst:  func(io.Writer, *syntax.CmdSubst) error { return nil },
+	ProcSubst: func(*syntax.ProcSubst) (string, error) { return "", nil },
 }
 
 // CheckFlags tells which command or flag of a call the program does not know; nil when it knows all. What stands behind a script's name,

@@ -3,6 +3,7 @@ package doctest
 import (
 	"fmt"
 	"io"
+	"path"
 	"slices"
 	"strings"
 	"testing"
@@ -14,8 +15,8 @@ import (
 	"mvdan.cc/sh/v3/syntax"
 )
 
-// CheckPages looks at every call of a program on every page, run or not, and fails the test where one names a command or a flag that the
-// program does not have. It returns how many calls there were.
+// CheckPages looks at every call of a program on every page, run or not, and in the files below deploy, and fails the test where one names
+// a command or a flag that the program does not have. It returns how many calls there were.
 func CheckPages(t *testing.T, app *kong.Application, programs ...string) (checked int) {
 	t.Helper()
 	for _, page := range All(t) {
@@ -26,6 +27,14 @@ func CheckPages(t *testing.T, app *kong.Application, programs ...string) (checke
 				checked++
 				assert.NoError(t, CheckFlags(app, call[1:]), "%s: %s", page.Place(block), call)
 			}
+		}
+	}
+	for _, shell := range deployed(t) {
+		calls, err := Invocations(shell.text, programs...)
+		require.NoError(t, err, shell.file)
+		for _, call := range calls {
+			checked++
+			assert.NoError(t, CheckFlags(app, call[1:]), "%s: %s", shell.file, call)
 		}
 	}
 	return checked
@@ -74,8 +83,8 @@ func (b Block) shell() string {
 	return ""
 }
 
-// Invocations are the calls of programs in some shell, each with the program's name in front, wherever they stand: in pipes, in
-// lists, in substitutions. What is expanded when they run is empty.
+// Invocations are the calls of programs in some shell, each with the program in front, whatever its directory, wherever they stand: in
+// pipes, in lists, in substitutions. What is expanded when they run is empty.
 func Invocations(text string, programs ...string) ([][]string, error) {
 	file, err := syntax.NewParser().Parse(strings.NewReader(text), "")
 	if err != nil {
@@ -92,7 +101,7 @@ func Invocations(text string, programs ...string) ([][]string, error) {
 			words[i], _ = expand.Literal(unexpanded, arg)
 		}
 		// A wrapper (env, docker run) may stand in front.
-		if at := slices.IndexFunc(words, func(word string) bool { return slices.Contains(programs, word) }); at >= 0 {
+		if at := slices.IndexFunc(words, func(word string) bool { return slices.Contains(programs, path.Base(word)) }); at >= 0 {
 			all = append(all, words[at:])
 		}
 		return true

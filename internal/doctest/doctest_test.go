@@ -1,6 +1,7 @@
 package doctest
 
 import (
+	"io/fs"
 	"os"
 	"path/filepath"
 	"regexp"
@@ -106,6 +107,37 @@ func anchors(text string) []string {
 		all = append(all, strings.ReplaceAll(drop.ReplaceAllString(strings.ToLower(heading[1]), ""), " ", "-"))
 	}
 	return all
+}
+
+// No page and no file below deploy names a variable that nothing reads.
+func TestVariablesAreThere(t *testing.T) {
+	root := Root(t)
+	name := regexp.MustCompile(`\bATTUNE_[A-Z_]*[A-Z]\b`)
+	known := map[string]bool{
+		"ATTUNE_STATUS": true, "ATTUNE_EXIT_CODE": true, "ATTUNE_RESULT": true, // --dotenv writes them
+	}
+	named := map[string]string{} // variable → file
+	require.NoError(t, filepath.WalkDir(root, func(path string, entry fs.DirEntry, err error) error {
+		file, _ := filepath.Rel(root, path)
+		if err != nil || entry.IsDir() {
+			return err
+		}
+		text := func() string { data, _ := os.ReadFile(path); return string(data) }
+		switch {
+		case strings.HasSuffix(file, ".go") && !strings.HasSuffix(file, "_test.go"), file == "scripts/attune-bootstrap.sh":
+			for _, found := range name.FindAllString(text(), -1) {
+				known[found] = true
+			}
+		case strings.HasPrefix(file, "docs/"), strings.HasPrefix(file, "deploy/"), file == "action.yml", file == "README.md":
+			for _, found := range name.FindAllString(text(), -1) {
+				named[found] = file
+			}
+		}
+		return nil
+	}))
+	for variable, file := range named {
+		assert.True(t, known[variable], "%s: nothing reads %s", file, variable)
+	}
 }
 
 func TestSteps(t *testing.T) {

@@ -25,6 +25,15 @@ type cli struct {
 	globals
 }
 
+// Help shows examples under `--help`.
+func (cli) Help() string {
+	return `Examples:
+  attune-run core.echo -p message=hello              (an action of a pack)
+  attune-run ./report.py --day 2026-01-01            (a script; everything behind it is its own)
+  attune-run pack list
+  attune-run explain core.echo`
+}
+
 // command is one word of the command line.
 type command struct {
 	name, help string

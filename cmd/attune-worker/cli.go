@@ -19,6 +19,14 @@ type cli struct {
 	globals
 }
 
+// Help shows examples under `--help`.
+func (cli) Help() string {
+	return `Examples:
+  attune-worker serve                                        (in one terminal)
+  attune-worker submit core.echo -p message=hello --wait     (in another)
+  attune-worker ls --state running`
+}
+
 // globals are the flags every command takes. Their defaults come from the configuration.
 type globals struct {
 	config.BrokerFlags

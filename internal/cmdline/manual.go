@@ -28,7 +28,7 @@ func Manual(app *kong.Application) manpage.Page {
 		commands = append(commands, command(node))
 	}
 	return manpage.Page{
-		Name: app.Name, Summary: strings.TrimSuffix(app.Help, "."), Synopsis: "COMMAND [ARGUMENT...]",
+		Name: app.Name, Summary: strings.TrimSuffix(app.Help, "."), Synopsis: "COMMAND [ARGUMENT...]", Examples: strings.TrimPrefix(app.Detail, "Examples:\n"),
 		Sections: []manpage.Section{
 			{Title: "Options", Text: "Of every command:", Entries: flags(app.Flags)},
 			{Title: "Commands", Entries: commands},

@@ -40,13 +40,16 @@ func CheckPages(t *testing.T, app *kong.Application, programs ...string) (checke
 	return checked
 }
 
-// CheckExamples fails the test where a command of a program shows no examples in its help, or one that names what the program does
+// CheckExamples fails the test where a program, or one of its commands, shows no examples in its help, or one that names what the program does
 // not have. It returns how many commands there are.
 func CheckExamples(t *testing.T, app *kong.Application, programs ...string) (commands int) {
 	t.Helper()
 	require.NoError(t, kong.Visit(app, func(node kong.Visitable, next kong.Next) error {
 		command, ok := node.(*kong.Node)
-		if !ok || command.Type != kong.CommandNode {
+		if whole, is := node.(*kong.Application); is {
+			command, ok = whole.Node, true
+		}
+		if !ok {
 			return next(nil)
 		}
 		commands++

@@ -14,6 +14,7 @@ type Page struct {
 	Name     string // "attune-run"
 	Summary  string // what it does, in one line without a full stop
 	Synopsis string // what stands behind the name
+	Examples string // as they are to be shown; empty: none
 	Sections []Section
 }
 
@@ -34,13 +35,17 @@ type Entry struct {
 
 // Roff writes the page for section 1 of the manual. Its date is the given one, so that the same program always has the same page.
 func (p Page) Roff(w io.Writer, date time.Time) error {
-	d := document{roff.NewDocument()}
+	d := &document{Document: roff.NewDocument()}
 	d.Heading(1, strings.ToUpper(p.Name), p.Name, date)
 	d.Section("Name")
 	d.Text(p.Name + " - " + p.Summary)
 	d.Section("Synopsis")
 	d.TextBold(p.Name)
 	d.Text(" " + p.Synopsis)
+	if p.Examples != "" {
+		d.Section("Examples")
+		d.asItIs(p.Examples)
+	}
 	for _, section := range p.Sections {
 		d.Section(section.Title)
 		if section.Text != "" {
@@ -48,13 +53,30 @@ func (p Page) Roff(w io.Writer, date time.Time) error {
 		}
 		d.entries(section.Entries)
 	}
-	_, err := io.WriteString(w, d.String()+"\n")
+	_, err := io.WriteString(w, d.before.String()+d.String()+"\n")
 	return err
 }
 
-type document struct{ *roff.Document }
+// document is a page as it is written.
+type document struct {
+	*roff.Document                 // what is written now
+	before         strings.Builder // what was written before the last example
+}
 
-func (d document) entries(entries []Entry) {
+// asItIs keeps lines and spaces, with the macros nf and fi (groff_man(7)) that the library has no words for.
+func (d *document) asItIs(text string) {
+	d.EndSection()
+	d.before.WriteString(d.String() + ".nf\n")
+	for line := range strings.SplitSeq(text, "\n") {
+		one := roff.NewDocument()
+		one.Text(line)
+		d.before.WriteString(one.String() + "\n")
+	}
+	d.before.WriteString(".fi\n")
+	d.Document = roff.NewDocument()
+}
+
+func (d *document) entries(entries []Entry) {
 	for _, e := range entries {
 		d.TaggedParagraph(-1)
 		d.TextBold(e.Name)
@@ -67,8 +89,7 @@ func (d document) entries(entries []Entry) {
 		d.entries(e.Entries)
 		if e.Detail != "" {
 			d.Paragraph()
-			d.EndSection()
-			d.Text(e.Detail)
+			d.asItIs(e.Detail)
 		}
 		d.IndentEnd()
 	}

@@ -9,7 +9,7 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-var page = Page{Name: "tool", Summary: "Does things", Synopsis: "COMMAND", Sections: []Section{
+var page = Page{Name: "tool", Summary: "Does things", Synopsis: "COMMAND", Examples: "  tool x", Sections: []Section{
 	{Title: "Options", Text: "Of all:", Entries: []Entry{{Name: "--mode=a|b", Help: "a <b> | c."}}},
 	{Title: "Commands", Entries: []Entry{{Name: "env warm [<action> ...]", Help: "Build.", Detail: "Examples:\n  tool env warm", Entries: []Entry{{Name: "--quiet", Help: "No word."}}}}},
 }}
@@ -25,7 +25,7 @@ func TestRoff(t *testing.T) {
 func TestMarkdown(t *testing.T) {
 	var b strings.Builder
 	require.NoError(t, Print(&b, page, "markdown", ""))
-	assert.Equal(t, "# tool\n\nDoes things.\n\n```text\ntool COMMAND\n```\n\n## Options\n\nOf all:\n\n| | |\n|---|---|\n| `--mode=a\\|b` | a &lt;b> \\| c. |\n"+
+	assert.Equal(t, "# tool\n\nDoes things.\n\n```text\ntool COMMAND\n```\n\n```text\n  tool x\n```\n\n## Options\n\nOf all:\n\n| | |\n|---|---|\n| `--mode=a\\|b` | a &lt;b> \\| c. |\n"+
 		"\n## Commands\n\n### tool env warm\n\nBuild.\n\n```text\ntool env warm [<action> ...]\n```\n\n| | |\n|---|---|\n| `--quiet` | No word. |\n"+
 		"\n```text\nExamples:\n  tool env warm\n```\n", b.String())
 }

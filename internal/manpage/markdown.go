@@ -10,6 +10,9 @@ import (
 func (p Page) Markdown(w io.Writer) error {
 	var b strings.Builder
 	fmt.Fprintf(&b, "# %s\n\n%s.\n\n```text\n%s %s\n```\n", p.Name, p.Summary, p.Name, p.Synopsis)
+	if p.Examples != "" {
+		fmt.Fprintf(&b, "\n```text\n%s\n```\n", p.Examples)
+	}
 	for _, section := range p.Sections {
 		fmt.Fprintf(&b, "\n## %s\n", section.Title)
 		if section.Text != "" {

@@ -211,9 +211,11 @@ func otherVariables(root string, known map[string]bool) (string, error) {
 			return "", fmt.Errorf("the code reads %s, which is explained nowhere: scripts/reference/configuration.go has the list", name)
 		}
 	}
-	for name := range given {
-		if !used[name] {
-			return "", fmt.Errorf("%s is explained, and no code names it", name)
+	for _, explained := range []map[string]string{given, client} {
+		for name := range explained {
+			if !used[name] {
+				return "", fmt.Errorf("%s is explained, and no code names it", name)
+			}
 		}
 	}
 	return "\n## Other variables of the programs\n\n" + variableTable(client) +

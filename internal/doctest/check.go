@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"io"
 	"path"
+	"regexp"
 	"slices"
 	"strings"
 	"testing"
@@ -15,29 +16,36 @@ import (
 	"mvdan.cc/sh/v3/syntax"
 )
 
-// CheckPages looks at every call of a program on every page, run or not, and in the files below deploy, and fails the test where one names
+// CheckPages looks at every call of a program on every page, run or not, in prose as well, and in the files below deploy, and fails the test where one names
 // a command or a flag that the program does not have. It returns how many calls there were.
 func CheckPages(t *testing.T, app *kong.Application, programs ...string) (checked int) {
 	t.Helper()
+	commands := deployed(t)
 	for _, page := range All(t) {
 		for _, block := range page.Blocks {
-			calls, err := Invocations(block.shell(), programs...)
-			require.NoError(t, err, page.Place(block))
-			for _, call := range calls {
-				checked++
-				assert.NoError(t, CheckFlags(app, call[1:]), "%s: %s", page.Place(block), call)
-			}
+			commands = append(commands, command{page.Place(block), block.shell()})
 		}
+		commands = append(commands, page.prose()...)
 	}
-	for _, shell := range deployed(t) {
-		calls, err := Invocations(shell.text, programs...)
-		require.NoError(t, err, shell.file)
+	for _, c := range commands {
+		calls, err := Invocations(c.text, programs...)
+		require.NoError(t, err, c.place)
 		for _, call := range calls {
 			checked++
-			assert.NoError(t, CheckFlags(app, call[1:]), "%s: %s", shell.file, call)
+			assert.NoError(t, CheckFlags(app, call[1:]), "%s: %s", c.place, call)
 		}
 	}
 	return checked
+}
+
+var inline = regexp.MustCompile("`(attune(?:-run|-worker)? [^`]+)`")
+
+// prose are the commands between backquotes in a page's text.
+func (p Page) prose() (all []command) {
+	for _, found := range inline.FindAllStringSubmatch(p.Text, -1) {
+		all = append(all, command{"docs/" + p.Name, found[1]})
+	}
+	return all
 }
 
 // CheckExamples fails the test where a program, or one of its commands, shows no examples in its help, or one that names what the program does

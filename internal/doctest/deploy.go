@@ -14,8 +14,8 @@ import (
 	"mvdan.cc/sh/v3/syntax"
 )
 
-// command is a command of a file that deploys attune, as a line of shell.
-type command struct{ file, text string }
+// command is a command of a page or of a file that deploys attune, as shell.
+type command struct{ place, text string }
 
 // deployed are the commands of the files below deploy: of containers, pods, units. A YAML file that cannot be read fails the test.
 func deployed(t *testing.T) (all []command) {

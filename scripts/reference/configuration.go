@@ -59,6 +59,9 @@ Flags win over variables, variables over ` + "`attune.yaml`" + ` (in the working
 ` + "`/etc/attune`" + `; the first that is there, or the one that ` + "`ATTUNE_CONFIG`" + ` names). ` + "`attune-run config`" + ` shows every value and where it comes from. Unknown
 keys are refused. Sizes are bytes, or carry K, M, G; durations are written like 30s, 5m or 2h. Lists in variables are separated by commas unless said.
 
+Guides: [isolation and limits](../isolation.md), [secrets](../secrets.md), [signed packs](../installing.md#signatures), [environments](../environments.md),
+[the worker pool](../worker.md#configuration).
+
 ## Keys of attune.yaml
 
 | key | variable | meaning |

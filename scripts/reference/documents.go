@@ -16,7 +16,8 @@ import (
 
 const documentsHead = `# Documents
 
-The files that people write, and what travels between attune and those who use it. Each has a JSON Schema (2020-12), which editors and validators
+The files that people write, and what travels between attune and those who use it. They are explained in [packs](../packs.md), [writing a
+runtime](../runtimes.md), [plans and tests](../batch.md), [results](../results.md), [the worker pool](../worker.md). Each has a JSON Schema (2020-12), which editors and validators
 understand: for a YAML file ` + "`# yaml-language-server: $schema=PATH`" + ` in its first line. Keys of lists and maps stand behind a dot; **bold** ones are required.
 `
 

@@ -8,6 +8,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strings"
 )
 
 //go:generate go run . ../..
@@ -59,6 +60,13 @@ var programs = map[string][]string{
 	"attune-lambda": {"--man", "markdown"},
 }
 
+// guides say where a program is explained.
+var guides = map[string]string{
+	"attune-run":    "Guides: [quick start](../quick-start.md), [packs](../packs.md), [many actions](../batch.md), [CI systems](../ci.md), [results and exit codes](../results.md).",
+	"attune-worker": "Guides: [the worker pool](../worker.md), [exactly one result](../exactly-one-result.md), [scaling](../scaling.md).",
+	"attune-lambda": "Guide: [AWS Lambda, and other functions](../lambda.md).",
+}
+
 // commandLines builds the programs and asks them.
 func commandLines(root string) (map[string]string, error) {
 	bin, err := os.MkdirTemp("", "attune-reference-")
@@ -77,7 +85,8 @@ func commandLines(root string) (map[string]string, error) {
 		if err != nil {
 			return nil, fmt.Errorf("%s %v: %w", name, args, err)
 		}
-		pages[name+".md"] = string(page)
+		title, rest, _ := strings.Cut(string(page), "\n")
+		pages[name+".md"] = title + "\n\n" + guides[name] + "\n" + rest
 	}
 	return pages, nil
 }

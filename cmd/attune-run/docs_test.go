@@ -69,7 +69,7 @@ func TestDocsNameWhatThereIs(t *testing.T) {
 	assert.Greater(t, doctest.CheckPages(t, parser.Model, "attune", "attune-run"), 50)
 }
 
-// Every variable that attune-lambda --help names is explained.
+// Every variable that attune-lambda --help names is explained, and every flag that pages name is there.
 func TestTheVariablesOfAFunctionAreDocumented(t *testing.T) {
 	help, err := exec.Command(bootstrap(t, own), "--help").Output()
 	require.NoError(t, err)
@@ -78,5 +78,10 @@ func TestTheVariablesOfAFunctionAreDocumented(t *testing.T) {
 	require.NotEmpty(t, names)
 	for _, name := range names {
 		assert.Contains(t, page.Text, "`"+name+"`")
+	}
+	for _, page := range doctest.All(t) {
+		for _, flag := range regexp.MustCompile(`attune-lambda (--[a-z-]+)`).FindAllStringSubmatch(page.Text, -1) {
+			assert.Contains(t, string(help), "\n  "+flag[1], "docs/%s", page.Name)
+		}
 	}
 }

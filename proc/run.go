@@ -29,8 +29,8 @@ func Run(ctx context.Context, spec Spec) (Exit, error) {
 		return Exit{}, err
 	}
 	exit := Exit{Spawn: time.Since(begun), Isolation: child.applied}
-	defer children.forget(child)
 	defer child.letGo()
+	defer children.forget(child)
 	child.streams.start(&spec)
 	if spec.Started != nil {
 		spec.Started(child.pid)
@@ -167,9 +167,10 @@ type child struct {
 	applied    Applied
 	limiter    *limiter // nil without limits
 
-	plain     bool          // counted by the registry: its orphans carry no mark and come to attune
-	release   chan struct{} // closed: the thread that started it may end; nil without one
-	marked    bool          // it has a UTS namespace of its own: mark
+	plain     bool     // counted by the registry: its orphans carry no mark and come to attune
+	spawner   *spawner // the thread that started it; nil without one
+	spoilt    bool     // something may be left that bears the spawner's mark
+	marked    bool     // it has a UTS namespace of its own: mark
 	mark      string
 	contained bool          // pid is a stub's, to which orphans come: they never come to attune
 	control   *os.File      // to that stub, nil without one
@@ -234,9 +235,10 @@ func (c *child) dismiss() (left int, ok bool) {
 
 // letGo lets go of what the child needed as long as it lived.
 func (c *child) letGo() {
-	if c.release != nil {
-		close(c.release)
-		c.release = nil
+	if c.spawner != nil {
+		c.spawner.reusable = c.spawner.reusable && !c.spoilt
+		c.spawner.release()
+		c.spawner = nil
 	}
 	c.limiter.close()
 }

@@ -156,37 +156,68 @@ func (r *release) program(name, arch string) string {
 	return filepath.Join(r.out, name+"-linux-"+arch)
 }
 
-// manuals asks attune-run itself, built for this machine, for its manual page and its completions.
+// manuals asks the programs themselves, built for this machine, for their manual pages and completions.
 func (r *release) manuals() error {
-	self := filepath.Join(r.work, "attune-run")
-	if err := r.compile("attune-run", self); err != nil {
-		return err
-	}
-	page, err := dated(r.date, self, "man")
-	if err != nil {
-		return err
-	}
-	if err := r.compress("attune-run.1.gz", page); err != nil {
-		return err
-	}
-	for shell, around := range map[string][2]string{
-		"bash": {},
-		"zsh":  {"#compdef attune-run attune\n", "_bash_complete -o default -C " + installed + "\n"}, // the first completion loads this file, and wants an answer
-		"fish": {},
-	} {
-		script, err := output(self, "completion", shell, "--program", installed)
+	for _, program := range r.programs {
+		self := filepath.Join(r.work, program)
+		if err := r.compile(program, self); err != nil {
+			return err
+		}
+		page, err := dated(r.date, append([]string{self}, manual(program)...)...)
 		if err != nil {
 			return err
 		}
-		if err := os.WriteFile(filepath.Join(r.work, shell), []byte(around[0]+script+"\n"+around[1]), 0o644); err != nil {
+		if err := r.compress(program+".1.gz", page); err != nil {
 			return err
+		}
+		if names := completed(program); len(names) > 0 {
+			if err := r.completions(self, program, names); err != nil {
+				return err
+			}
 		}
 	}
 	return nil
 }
 
-// installed is where packages put attune-run.
-const installed = "/usr/bin/attune-run"
+// manual is how a program is asked for its manual page.
+func manual(program string) []string {
+	if program == "attune-lambda" {
+		return []string{"--man", "roff"}
+	}
+	return []string{"man"}
+}
+
+// completed are the names whose command lines a program completes.
+func completed(program string) []string {
+	switch program {
+	case "attune-run":
+		return []string{"attune-run", "attune"}
+	case "attune-worker":
+		return []string{"attune-worker"}
+	}
+	return nil // a function is started by its platform
+}
+
+// shells are those that completions are made for.
+var shells = []string{"bash", "zsh", "fish"}
+
+// completions writes a program's scripts, one for each shell: attune-run.bash.
+func (r *release) completions(self, program string, names []string) error {
+	installed := "/usr/bin/" + program // where packages put it
+	for _, shell := range shells {
+		script, err := output(self, "completion", shell, "--program", installed)
+		if err != nil {
+			return err
+		}
+		if shell == "zsh" { // the first completion loads this file, and wants an answer
+			script = "#compdef " + strings.Join(names, " ") + "\n" + script + "\n_bash_complete -o default -C " + installed
+		}
+		if err := os.WriteFile(filepath.Join(r.work, program+"."+shell), []byte(script+"\n"), 0o644); err != nil {
+			return err
+		}
+	}
+	return nil
+}
 
 // checksums writes SHA256SUMS as sha256sum does.
 func (r *release) checksums() error {

@@ -29,18 +29,22 @@ type file struct {
 // tree is all that is installed, in a fixed order.
 func (r *release) tree(arch string) ([]file, error) {
 	var tree []file
-	for _, program := range r.programs {
-		tree = append(tree, file{path: "bin/" + program, source: r.program(program, arch), mode: 0o755})
-	}
 	made := func(name string) string { return filepath.Join(r.work, name) }
+	for _, program := range r.programs {
+		tree = append(tree,
+			file{path: "bin/" + program, source: r.program(program, arch), mode: 0o755},
+			file{path: "share/man/man1/" + program + ".1.gz", source: made(program + ".1.gz"), mode: 0o644})
+		if len(completed(program)) > 0 {
+			tree = append(tree,
+				file{path: "share/bash-completion/completions/" + program, source: made(program + ".bash"), mode: 0o644},
+				file{path: "share/zsh/vendor-completions/_" + program, source: made(program + ".zsh"), mode: 0o644},
+				file{path: "share/fish/vendor_completions.d/" + program + ".fish", source: made(program + ".fish"), mode: 0o644})
+		}
+	}
 	tree = append(tree,
 		file{path: "bin/attune", link: "attune-run"},
-		file{path: "share/man/man1/attune-run.1.gz", source: made("attune-run.1.gz"), mode: 0o644},
 		file{path: "share/man/man1/attune.1.gz", link: "attune-run.1.gz"},
-		file{path: "share/bash-completion/completions/attune-run", source: made("bash"), mode: 0o644},
 		file{path: "share/bash-completion/completions/attune", link: "attune-run"},
-		file{path: "share/zsh/vendor-completions/_attune-run", source: made("zsh"), mode: 0o644},
-		file{path: "share/fish/vendor_completions.d/attune-run.fish", source: made("fish"), mode: 0o644},
 		file{path: "share/fish/vendor_completions.d/attune.fish", link: "attune-run.fish"},
 		file{path: "share/doc/attune/copyright", source: "LICENSE", mode: 0o644},
 		file{path: "share/doc/attune/README.md", source: "README.md", mode: 0o644},

@@ -6,6 +6,7 @@ import (
 	"os"
 	"sync"
 	"sync/atomic"
+	"syscall"
 	"testing"
 	"time"
 
@@ -14,6 +15,7 @@ import (
 
 	"github.com/attune-run/attune/executor"
 	"github.com/attune-run/attune/queue"
+	"github.com/attune-run/attune/queue/natsq"
 )
 
 // faulty is a broker whose table of records fails as a test wants.
@@ -126,6 +128,20 @@ func TestAWorkerThatCannotReachTheRecordEndsItsChild(t *testing.T) {
 	assert.Equal(t, "lost", result.Error.Kind)
 	p.idle()
 	broker.away.Store(false)
+}
+
+// The ack wait goes by the broker's wall clock: put back by hours, it would keep for as long what a lost worker had.
+func TestALostWorkersMessageIsNotWaitedForAsLongAsTheBrokerSays(t *testing.T) {
+	p := newTestPoolOf(t, acts(nil), natsq.Options{AckWait: time.Hour, WorkerTTL: 3 * time.Second})
+	f := file(t)
+	lost := p.spawn(func(m *member) { m.Name = "lost" })
+	id := p.submit(with("t.stuck", f))
+	p.waitFile(f)
+	lost.signal(syscall.SIGKILL)
+	p.serve(func(m *member) { m.Name = "other" })
+	_, result := p.result(id)
+	assert.Equal(t, "lost", result.Error.Kind)
+	p.idle()
 }
 
 func TestWhatWasTakenOverWhileItBuiltStartsNothing(t *testing.T) {

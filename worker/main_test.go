@@ -142,9 +142,15 @@ const quickAck = 2 * time.Second
 
 func newTestPool(t *testing.T, files map[string]string) *testPool {
 	t.Helper()
+	return newTestPoolOf(t, files, natsq.Options{AckWait: quickAck, WorkerTTL: 3 * time.Second})
+}
+
+func newTestPoolOf(t *testing.T, files map[string]string, options natsq.Options) *testPool {
+	t.Helper()
 	p := &testPool{t: t, store: t.TempDir(), packs: t.TempDir()}
+	options.Store = p.store
 	var err error
-	p.broker, err = natsq.Open(t.Context(), natsq.Options{Store: p.store, AckWait: quickAck, WorkerTTL: 3 * time.Second})
+	p.broker, err = natsq.Open(t.Context(), options)
 	require.NoError(t, err)
 	t.Cleanup(func() { require.NoError(t, p.broker.Close()) })
 	p.client = NewClient(ClientConfig{Broker: p.broker})

@@ -97,6 +97,7 @@ type term struct {
 	ticks *timetable
 	wake  chan struct{} // written by those who follow a table, read by loop
 	kept  time.Time     // monotonic: when old records were last looked for
+	freed time.Time     // monotonic: when messages were last taken from workers that are lost for long
 	swept time.Time     // monotonic: when what need not be looked at with every change was looked at
 }
 

@@ -260,7 +260,29 @@ func (t *term) reconcile(ctx context.Context) error {
 		return err
 	})
 	lost := t.each(t.view.takeLost(t.cfg.Timing.Fence), func(r *run) error { return t.layAgain(ctx, r) })
-	return errors.Join(fresh, lost)
+	return errors.Join(fresh, lost, t.freeLost(ctx))
+}
+
+// longLost is how many times Timing.Fence a worker has not been heard of until its messages are taken from it.
+const longLost = 4
+
+// freeLost takes the messages of workers that are lost for long from them, and lays them again. The ack wait that should do it goes by the
+// broker's wall clock, which may have been put back. A holder that lives is asked by whoever gets the message.
+func (t *term) freeLost(ctx context.Context) error {
+	patience := longLost * t.cfg.Timing.Fence
+	if time.Since(t.freed) < patience {
+		return nil
+	}
+	lost := t.view.takeLost(patience)
+	if len(lost) > 0 {
+		t.freed = time.Now()
+	}
+	return t.each(lost, func(r *run) error {
+		if err := t.cfg.Broker.Work().Remove(ctx, r.message()); err != nil {
+			return err
+		}
+		return t.layAgain(ctx, r)
+	})
 }
 
 func (t *term) layAgain(ctx context.Context, r *run) error {

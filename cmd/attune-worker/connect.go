@@ -4,7 +4,9 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"log/slog"
+	"syscall"
 	"time"
 
 	"github.com/attune-run/attune/internal/config"
@@ -53,7 +55,11 @@ func reach(ctx context.Context, place config.Broker, log *slog.Logger) (queue.Br
 	}
 	late := time.AfterFunc(answerWithin, func() { log.Warn("the broker cannot be reached; waiting for it") })
 	defer late.Stop()
-	return natsq.Open(ctx, options)
+	broker, err := natsq.Open(ctx, options)
+	if place.URL == "" && (errors.Is(err, fs.ErrPermission) || errors.Is(err, syscall.EROFS) || errors.Is(err, queue.ErrFull)) {
+		err = hinted(err, "--store names a directory that this user can write, on a disk with room")
+	}
+	return broker, err
 }
 
 func brokerOptions(place config.Broker) natsq.Options {

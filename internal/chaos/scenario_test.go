@@ -424,6 +424,12 @@ func TestTheDiskIsFull(t *testing.T) {
 	p.settled(accepted...)
 	w.signal(syscall.SIGTERM)
 	assert.Zero(t, w.exit(t), w.log())
+
+	require.NoError(t, syscall.Mount("", disk, "", syscall.MS_REMOUNT|syscall.MS_RDONLY, ""))
+	w = p.serveWith("--store", store)
+	assert.Equal(t, executor.ExitAttune, w.exit(t))
+	assert.Contains(t, w.log(), "read-only file system")
+	assert.Contains(t, w.log(), "hint: --store names a directory that this user can write")
 }
 
 // fillUp leaves nothing of a disk.

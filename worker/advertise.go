@@ -101,6 +101,8 @@ func (w *Worker) checkName(ctx context.Context, before queue.Entry) error {
 
 // heartbeatEntry renews the entry. An error is errEvicted.
 func (w *Worker) heartbeatEntry(ctx context.Context) error {
+	w.renewing.Lock()
+	defer w.renewing.Unlock()
 	table := w.broker.Table(queue.Workers)
 	mine, err := w.entry()
 	if err != nil {

@@ -132,6 +132,7 @@ func TestAWorkerThatCannotReachTheRecordEndsItsChild(t *testing.T) {
 
 // The ack wait goes by the broker's wall clock: put back by hours, it would keep for as long what a lost worker had.
 func TestALostWorkersMessageIsNotWaitedForAsLongAsTheBrokerSays(t *testing.T) {
+	t.Parallel()
 	p := newTestPoolOf(t, acts(nil), natsq.Options{AckWait: time.Hour, WorkerTTL: 3 * time.Second})
 	f := file(t)
 	lost := p.spawn(func(m *member) { m.Name = "lost" })

@@ -389,6 +389,7 @@ func TestTicksWithAnotherClock(t *testing.T) {
 
 // A submitter, a scheduler and a worker whose clocks differ by hours: a delay is a delay, and what waits for a worker waits as long.
 func TestClocksThatDiffer(t *testing.T) {
+	t.Parallel()
 	p := newTestPool(t, schedulerPack)
 	p.serve(patiently)
 	for _, wrong := range []time.Duration{-3 * time.Hour, 3 * time.Hour} {
@@ -411,6 +412,7 @@ func TestClocksThatDiffer(t *testing.T) {
 // The broker's clock is put forward and back by hours while things wait: nothing is lost, and nothing comes before its time has come
 // by some clock that was shown.
 func TestTheClockJumps(t *testing.T) {
+	t.Parallel()
 	p := newTestPool(t, schedulerPack)
 	sound, by := p.broker, &atomic.Int64{}
 	p.broker = shifted{sound, by}
@@ -450,6 +452,7 @@ func TestTheClockJumps(t *testing.T) {
 }
 
 func TestAScheduleAfterTheClockWasAhead(t *testing.T) {
+	t.Parallel()
 	broker := embeddedBroker(t)
 	offeringClient(t, broker)
 	var ahead atomic.Int64

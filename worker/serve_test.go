@@ -628,6 +628,7 @@ func TestWorkerModeTakesWhatNeedsNothing(t *testing.T) {
 }
 
 func TestSIGTERMWhileItPrepares(t *testing.T) {
+	t.Parallel()
 	f, said := file(t), filepath.Join(t.TempDir(), "log")
 	p := newTestPool(t, map[string]string{
 		"w/pack.yaml": "ref: w\nversion: 1.0.0\n", "w/actions/built.yaml": "ref: w.built\nrunner_type: slow\nentry_point: run.sh\n",

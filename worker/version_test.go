@@ -56,6 +56,7 @@ func (p *testPool) raw(id string) string {
 // An upgrade while everything runs: a process of this version and one of a later minor version, each with its scheduler, take work in
 // turn; what the later one wrote is there after the older one has written.
 func TestAnUpgradeWhileBothVersionsRun(t *testing.T) {
+	t.Parallel()
 	p := newTestPool(t, schedulerPack)
 	old := p.spawn(func(m *member) { m.Name, m.Timing = "old", patient })
 	next := p.spawn(func(m *member) { m.Name, m.Timing, m.Newer = "next", patient, true })
@@ -95,6 +96,7 @@ func TestAnUpgradeWhileBothVersionsRun(t *testing.T) {
 
 // What only a later major version understands is nobody's until one is there: it is shown with the reason, and is no dead letter.
 func TestWhatIsForANewerVersionIsLeft(t *testing.T) {
+	t.Parallel()
 	p := newTestPool(t, schedulerPack)
 	old := p.spawn(func(m *member) {
 		m.Name, m.Timing = "old", Timing{Unroutable: time.Second, Heartbeat: quick.Heartbeat, Fence: quick.Fence, Scheduler: quick.Scheduler, Reconcile: quick.Reconcile, Lease: quick.Lease}

@@ -42,6 +42,8 @@ type Worker struct {
 	serving  atomic.Bool
 	empty    string // a directory with nothing in it, where scripts without a pack are at home
 
+	renewing sync.Mutex // one write of the own entry at a time
+
 	tails sync.WaitGroup // ends of logs that were not taken yet
 
 	mu       sync.Mutex

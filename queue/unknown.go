@@ -20,7 +20,7 @@ type Unknown map[string]json.RawMessage
 func read(document []byte, plain any) (Unknown, error) {
 	strict := json.NewDecoder(bytes.NewReader(document))
 	strict.DisallowUnknownFields()
-	if err := strict.Decode(plain); err == nil {
+	if err := strict.Decode(plain); err == nil && !strict.More() {
 		return nil, nil
 	}
 	if err := json.Unmarshal(document, plain); err != nil {
@@ -43,9 +43,9 @@ func read(document []byte, plain any) (Unknown, error) {
 func write(plain any, unknown Unknown) ([]byte, error) {
 	var b bytes.Buffer
 	encoder := json.NewEncoder(&b)
-	encoder.SetEscapeHTML(false) // the outer encoder decides
+	encoder.SetEscapeHTML(false) // what is hashed stays as it is
 	if err := encoder.Encode(plain); err != nil || len(unknown) == 0 {
-		return b.Bytes(), err
+		return bytes.TrimSuffix(b.Bytes(), []byte("\n")), err
 	}
 	b.Truncate(b.Len() - len("}\n"))
 	for _, name := range slices.Sorted(maps.Keys(unknown)) {
@@ -93,7 +93,10 @@ func (r *Record) UnmarshalJSON(document []byte) (err error) {
 }
 
 // MarshalJSON writes Unknown as well.
-func (r Record) MarshalJSON() ([]byte, error) { return write((*plainRecord)(&r), r.Unknown) }
+func (r Record) MarshalJSON() ([]byte, error) { return r.Document() }
+
+// Document is what is stored: MarshalJSON without an encoder around it that reads it once more.
+func (r Record) Document() ([]byte, error) { return write((*plainRecord)(&r), r.Unknown) }
 
 // UnmarshalJSON keeps what it does not know in Unknown.
 func (s *Schedule) UnmarshalJSON(document []byte) (err error) {
@@ -102,7 +105,10 @@ func (s *Schedule) UnmarshalJSON(document []byte) (err error) {
 }
 
 // MarshalJSON writes Unknown as well.
-func (s Schedule) MarshalJSON() ([]byte, error) { return write((*plainSchedule)(&s), s.Unknown) }
+func (s Schedule) MarshalJSON() ([]byte, error) { return s.Document() }
+
+// Document is what is stored: MarshalJSON without an encoder around it that reads it once more.
+func (s Schedule) Document() ([]byte, error) { return write((*plainSchedule)(&s), s.Unknown) }
 
 // UnmarshalJSON keeps what it does not know in Unknown.
 func (l *LimitEntry) UnmarshalJSON(document []byte) (err error) {
@@ -111,7 +117,10 @@ func (l *LimitEntry) UnmarshalJSON(document []byte) (err error) {
 }
 
 // MarshalJSON writes Unknown as well.
-func (l LimitEntry) MarshalJSON() ([]byte, error) { return write((*plainLimitEntry)(&l), l.Unknown) }
+func (l LimitEntry) MarshalJSON() ([]byte, error) { return l.Document() }
+
+// Document is what is stored: MarshalJSON without an encoder around it that reads it once more.
+func (l LimitEntry) Document() ([]byte, error) { return write((*plainLimitEntry)(&l), l.Unknown) }
 
 // NewerError is a document that only a newer attune understands. It is left alone: another worker may be one.
 type NewerError struct {

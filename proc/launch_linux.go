@@ -1,3 +1,5 @@
+//go:build !attune_portable
+
 package proc
 
 import (
@@ -10,6 +12,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strconv"
+	"strings"
 	"sync"
 	"syscall"
 
@@ -32,7 +35,7 @@ func plan(spec *Spec, c *child) (*launch, error) {
 	if err != nil {
 		return nil, err
 	}
-	c.applied = applied
+	c.applied, c.execID = applied, lookup(spec.Env, "ATTUNE_EXEC_ID")
 	if spec.Isolation.Level == Strict { // what a child starts in, it sees
 		dir := spec.Dir
 		if dir == "" {
@@ -55,7 +58,7 @@ func plan(spec *Spec, c *child) (*launch, error) {
 		l.restrict(applied)
 	}
 	if spec.Foreground && l.init {
-		spec.Foreground, c.foreground = false, false // an init has no job control
+		spec.Foreground = false // an init has no job control
 	}
 	if c.limiter != nil {
 		l.confine.Tasks, l.confine.Rlimits = c.limiter.group.tasks(), c.limiter.rlimits
@@ -100,6 +103,20 @@ func (l *launch) contain(crowded bool) {
 
 // ambiguous tells whether orphans of this child come to attune, and nothing on them says whose they are.
 func (l *launch) ambiguous() bool { return !l.init && !l.confine.Mark }
+
+// bring has the registry know the child before it exists, so that its orphans are never another's.
+func (l *launch) bring(attr *syscall.ProcAttr) error {
+	l.contain(children.begin(l))
+	if err := l.spawn(attr); err != nil {
+		children.abort(l)
+		return err
+	}
+	children.add(l.child)
+	if l.spec.Foreground {
+		restoreCoreLimit(l.child.pid)
+	}
+	return nil
+}
 
 // spawn brings the child into being. It is the one place that knows how.
 func (l *launch) spawn(attr *syscall.ProcAttr) error {
@@ -372,4 +389,14 @@ func onScratchThread(f func() error) bool {
 	result := make(chan error, 1)
 	onThread(func() { result <- f() })
 	return <-result == nil
+}
+
+func lookup(env []string, name string) string {
+	value := ""
+	for _, entry := range env {
+		if v, ok := strings.CutPrefix(entry, name+"="); ok {
+			value = v
+		}
+	}
+	return value
 }

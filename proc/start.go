@@ -123,14 +123,23 @@ func check(spec *Spec) error {
 	return nil
 }
 
-// execRetrying starts the program at path. One that somebody has open for writing cannot be started (ETXTBSY). That mostly passes: it was
+// execRetrying starts the program at path. There is no os.Process: attune waits by pid, and making one first tries out pidfds with a child of
+// its own.
+func execRetrying(path string, argv []string, attr *syscall.ProcAttr) (pid int, err error) {
+	err = retryBusy(func() error {
+		pid, err = syscall.ForkExec(path, argv, attr)
+		return err
+	})
+	return pid, err
+}
+
+// retryBusy executes a program. One that somebody has open for writing cannot be (ETXTBSY). That mostly passes: it was
 // just written, and a child that another thread is forking holds a copy of the descriptor until it execs. So it is tried for a second.
-// There is no os.Process: attune waits by pid, and making one first tries out pidfds with a child of its own.
-func execRetrying(path string, argv []string, attr *syscall.ProcAttr) (int, error) {
+func retryBusy(execute func() error) error {
 	for pause := time.Millisecond; ; pause *= 2 {
-		pid, err := syscall.ForkExec(path, argv, attr)
+		err := execute()
 		if !errors.Is(err, unix.ETXTBSY) || pause > 512*time.Millisecond {
-			return pid, err
+			return err
 		}
 		time.Sleep(pause)
 	}

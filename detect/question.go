@@ -7,10 +7,12 @@ import (
 	"fmt"
 	"hash"
 	"io"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"sync"
-	"syscall"
+
+	"golang.org/x/sys/unix"
 )
 
 // question is a probe of a binary as it is now.
@@ -46,13 +48,12 @@ func ask(c candidate) (*question, error) {
 }
 
 func statOf(path string) (text string, size int64, err error) {
-	info, err := os.Stat(path)
-	if err != nil {
-		return "", 0, err
+	var stat unix.Stat_t
+	for err = unix.Stat(path, &stat); err == unix.EINTR; {
+		err = unix.Stat(path, &stat)
 	}
-	stat, ok := info.Sys().(*syscall.Stat_t)
-	if !ok {
-		return "", 0, fmt.Errorf("%s: no stat", path)
+	if err != nil {
+		return "", 0, &fs.PathError{Op: "stat", Path: path, Err: err}
 	}
 	return fmt.Sprintf("%d:%d %d %d.%d %d.%d", stat.Dev, stat.Ino, stat.Size,
 		stat.Mtim.Sec, stat.Mtim.Nsec, stat.Ctim.Sec, stat.Ctim.Nsec), stat.Size, nil

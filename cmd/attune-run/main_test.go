@@ -11,12 +11,13 @@ import (
 	"github.com/attune-run/attune/proc"
 )
 
+// programs are what this very binary can be started as.
+var programs = map[string]func(){}
+
 // TestMain lets the scripts start this very binary as attune-run.
 func TestMain(m *testing.M) {
-	testscript.Main(m, map[string]func(){
-		"attune-jail": jail,
-		"attune-run":  func() { os.Exit(run(context.Background(), os.Args, stdio{os.Stdin, os.Stdout, os.Stderr})) },
-	})
+	programs["attune-run"] = func() { os.Exit(run(context.Background(), os.Args, stdio{os.Stdin, os.Stdout, os.Stderr})) }
+	testscript.Main(m, programs)
 }
 
 func TestScripts(t *testing.T) {

@@ -446,6 +446,8 @@ var (
 	builtErr  error
 )
 
+func init() { programs["attune-jail"] = jail }
+
 // jail is "attune-jail PROGRAM ARGS…": what function services and plain containers leave of a kernel.
 func jail() {
 	fail := func(what string, err error) {

@@ -43,8 +43,8 @@ func TestScripts(t *testing.T) {
 			}
 			return nil
 		},
-		Condition: func(name string) (bool, error) { // [strict]: this machine has all that level promises
-			return name == "strict" && len(proc.Diagnose().Missing(proc.Strict)) == 0, nil
+		Condition: func(name string) (bool, error) { // [isolates]: this system is Linux; [strict]: this machine has all that level promises
+			return name == "isolates" && proc.Isolates || name == "strict" && len(proc.Diagnose().Missing(proc.Strict)) == 0, nil
 		},
 		Cmds: map[string]func(ts *testscript.TestScript, neg bool, args []string){"exit": exitStatus, "interrupt": interrupt},
 	})

@@ -12,8 +12,9 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// kin is how the descendants of one child are known, and whose they are.
-type kin struct {
+// child is one started process, and how its descendants are known from other executions'.
+type child struct {
+	leader
 	execID string // value of ATTUNE_EXEC_ID in its environment; may be empty
 
 	plain     bool          // counted by the registry: its orphans carry no mark and come to attune

@@ -44,8 +44,8 @@ func harden() {
 	})
 }
 
-// kin is empty: a child's session and process group are all there is to know its descendants by.
-type kin struct{}
+// child is one started process. Its session and process group are all that its descendants are known by.
+type child struct{ leader }
 
 // launch is how one child comes into being.
 type launch struct {

@@ -110,12 +110,11 @@ func (c *child) reap(exit *Exit) {
 	}
 }
 
-// child is one started process.
-type child struct {
+// leader is what a child, the first process of an execution, consists of on every system.
+type leader struct {
 	pid     int
 	tty     *terminal
 	streams streams
 	applied Applied
 	limiter *limiter // nil without limits
-	kin              // what finds and ends the rest of it, by the means of the system
 }

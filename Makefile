@@ -47,10 +47,11 @@ install: build ## Install attune-run, attune-worker, attune-lambda, and attune a
 	install -D -m 0755 -t $(DESTDIR)$(PREFIX)/bin $(BIN)/attune-run $(BIN)/attune-worker $(BIN)/attune-lambda
 	ln -sf attune-run $(DESTDIR)$(PREFIX)/bin/attune
 
-ARCH ?= amd64,arm64
+ARCH    ?= amd64,arm64
+SYSTEMS ?= linux,darwin
 
-dist: ## Build a release into dist/: programs, archives, packages, SBOM, checksums (VERSION, ARCH)
-	go run ./scripts/dist -version '$(VERSION)' -arch $(ARCH)
+dist: ## Build a release into dist/: programs, archives, packages, SBOM, checksums (VERSION, SYSTEMS, ARCH)
+	go run ./scripts/dist -version '$(VERSION)' -os $(SYSTEMS) -arch $(ARCH)
 
 chroots: bootstrap-tests ## Prove that attune works in an empty root, a busybox root and a Debian root without Go (as root)
 	go test -count=1 -v -run '^TestRoot' ./deploy

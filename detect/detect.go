@@ -35,6 +35,7 @@ type Options struct {
 type Detector struct {
 	opt    Options
 	memory *memory
+	recent recent
 }
 
 const (
@@ -98,7 +99,8 @@ func (d *Detector) All(ctx context.Context, specs []*runtime.Spec) ([]runtime.In
 
 // Find is the best interpreter of a runtime: among the verified ones that satisfy the constraint, those of the
 // most preferred probe, and of these the highest version; without a constraint the spec's default version comes
-// first. The error is a *NotFoundError or a *runtime.ConstraintError.
+// first. The error is a *NotFoundError or a *runtime.ConstraintError. What was found is found again for a second without another
+// look around, as long as its binary is the same: one that is installed meanwhile is seen after that.
 func (d *Detector) Find(ctx context.Context, spec *runtime.Spec, constraint string) (runtime.Interpreter, error) {
 	if _, err := runtime.ParseConstraint(constraint); err != nil {
 		return runtime.Interpreter{}, err
@@ -106,6 +108,10 @@ func (d *Detector) Find(ctx context.Context, spec *runtime.Spec, constraint stri
 	if spec.Verification.AlwaysAvailable {
 		return runtime.Interpreter{Runtime: spec.Name, OnPath: true}, nil
 	}
+	if best, ok := d.recent.get(spec, constraint); ok {
+		return best, nil
+	}
+	begun := time.Now()
 	s := d.survey(ctx, spec, nil)
 	d.memory.save()
 	if err := context.Cause(ctx); err != nil {
@@ -113,6 +119,7 @@ func (d *Detector) Find(ctx context.Context, spec *runtime.Spec, constraint stri
 	}
 	for _, tier := range s.tiers() {
 		if best, ok := choose(spec, tier, constraint); ok {
+			d.recent.put(spec, constraint, best, begun)
 			return best, nil
 		}
 	}

@@ -251,3 +251,25 @@ execution_config:
 	require.NoError(t, err)
 	assert.Equal(t, filepath.Join(m.dir, "bin/sh"), found.Path)
 }
+
+func TestAChoiceIsMadeAgainOnceItsBinaryHasChanged(t *testing.T) {
+	m := newMachine(t)
+	old := m.write("bin/lang", "echo lang 1.0.0")
+	d := m.detector()
+	require.Eventually(t, func() bool { // what was changed just now is looked at again
+		found, err := d.Find(t.Context(), m.spec, "")
+		return err == nil && found.Version == "1.0.0" && len(d.recent.choices) == 1
+	}, time.Minute, 50*time.Millisecond)
+
+	require.NoError(t, os.Remove(old))
+	m.write("opt/two/bin/lang", "echo lang 2.0.0")
+	found, err := d.Find(t.Context(), m.spec, "")
+	require.NoError(t, err)
+	assert.Equal(t, "2.0.0", found.Version)
+
+	m.write("opt/three/bin/lang", "echo lang 3.0.0")
+	require.Eventually(t, func() bool {
+		found, err := d.Find(t.Context(), m.spec, "")
+		return err == nil && found.Version == "3.0.0"
+	}, time.Minute, 50*time.Millisecond)
+}

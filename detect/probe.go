@@ -8,6 +8,8 @@ import (
 	"os"
 	"time"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/attune-run/attune/proc"
 	"github.com/attune-run/attune/runtime"
 )
@@ -97,6 +99,8 @@ func (d *Detector) run(ctx context.Context, c candidate) (answer, error) {
 		return answer{}, fmt.Errorf("no answer within %s", d.opt.Timeout)
 	case exit.Cause != nil:
 		return answer{}, exit.Cause
+	case exit.Signal != 0: // by the system, which had no memory left for one
+		return answer{}, fmt.Errorf("the probe was ended by %s", unix.SignalName(exit.Signal))
 	case exit.Code != c.probe.ExitCode:
 		return answer{Reason: fmt.Sprintf("the probe exited with %d", exit.Code)}, nil
 	}

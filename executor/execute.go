@@ -237,7 +237,7 @@ func (x *execution) cancel(ctx context.Context) {
 func (x *execution) release() {
 	x.releaseEnvironment()
 	if x.private != nil {
-		if err := x.private.Remove(); err != nil {
+		if err := x.private.Release(x.unspoilt()); err != nil {
 			x.warn("remove the private directory: %v", err)
 		}
 		x.private = nil

@@ -90,17 +90,22 @@ func (r *Request) check() error {
 }
 
 func (x *execution) loadAction() error {
-	action, err := x.finder().Action(x.pinned())
+	catalog, err := x.svc.catalog()
+	if err != nil {
+		return noRuntime(err)
+	}
+	found, err := x.svc.actions.Action(x.finder(), catalog, x.pinned())
 	if err != nil {
 		return packFailure(err)
 	}
-	if err := x.hashPack(action.Pack); err != nil {
+	action := found.Action
+	if err := x.hashPack(found); err != nil {
 		return err
 	}
 	for _, p := range action.Warnings {
 		x.warn("%v", p)
 	}
-	spec, err := x.svc.lookup(x.finder(), action.Pack, action.Runtime)
+	spec, err := x.svc.usable(found.Runtime, found.RuntimeErr)
 	if err != nil {
 		return noRuntime(fmt.Errorf("action %s: %w", action.Ref, err))
 	}
@@ -171,9 +176,10 @@ func (e *PinError) Error() string {
 	return fmt.Sprintf("pack %s %s here is %s, and %s %s was asked for", e.Got.Ref, e.Got.Version, e.Got.Digest, e.Want.Version, e.Want.Digest)
 }
 
-// hashPack digests the pack beside the rest of the work; finish waits for it. Where signatures are required the pack is
-// verified before anything of it is used.
-func (x *execution) hashPack(p *pack.Pack) error {
+// hashPack digests the pack beside the rest of the work, unless that was done before; finish waits for it. Where signatures are required
+// the pack is verified before anything of it is used.
+func (x *execution) hashPack(found *pack.Found) error {
+	p := found.Action.Pack
 	x.res.Pack = PackInfo{Ref: p.Ref, Version: p.Version}
 	if x.svc.cfg.RequireSignature || x.local.RequireSignature {
 		return x.verifyPack(p)
@@ -183,10 +189,15 @@ func (x *execution) hashPack(p *pack.Pack) error {
 	}
 	done := make(chan digest, 1)
 	x.digest = done
-	go func() {
-		text, err := p.Digest()
+	hash := func() {
+		text, err := found.Digest()
 		done <- digest{text, err}
-	}()
+	}
+	if found.Hashed() {
+		hash()
+	} else {
+		go hash()
+	}
 	return nil
 }
 
@@ -205,7 +216,11 @@ func (s *Service) lookup(f pack.Finder, p *pack.Pack, name string) (*runtime.Spe
 	if err != nil {
 		return nil, err
 	}
-	spec, err := f.Runtime(catalog, p, name)
+	return s.usable(f.Runtime(catalog, p, name))
+}
+
+// usable is the runtime that was found, if the operator's list has it.
+func (s *Service) usable(spec *runtime.Spec, err error) (*runtime.Spec, error) {
 	if err != nil {
 		return nil, err
 	}

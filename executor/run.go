@@ -178,57 +178,50 @@ func (x *execution) makePrivateDir() error {
 	if x.private != nil {
 		return nil
 	}
-	private, err := proc.NewPrivateDir(x.svc.cfg.TempDir)
-	if err != nil {
+	layout := proc.PrivateLayout{Dirs: []string{"artifacts"}}
+	if x.job.settings.private {
+		layout.Dirs = append(layout.Dirs, "home", "tmp")
+	}
+	if x.job.settings.cwd == "workspace" {
+		layout.Dirs = append(layout.Dirs, "workspace")
+	}
+	var err error
+	if layout.Files, err = x.privateFiles(); err != nil {
+		return err
+	}
+	if x.private, err = x.svc.private.Take(layout); err != nil {
 		return &failure{kind: kindSpawn, err: fmt.Errorf("private directory: %w", err),
 			hint: "TMPDIR names a directory that can be written"}
 	}
-	x.private = private
-	dirs := []string{"artifacts"}
-	if x.job.settings.private {
-		dirs = append(dirs, "home", "tmp")
-	}
-	if x.job.settings.cwd == "workspace" {
-		dirs = append(dirs, "workspace")
-	}
-	for _, dir := range dirs {
-		if err := os.Mkdir(x.privatePath(dir), 0o700); err != nil {
-			return &failure{kind: kindSpawn, err: err}
-		}
-	}
-	return x.writePrivateFiles()
+	return nil
 }
 
-func (x *execution) writePrivateFiles() error {
+func (x *execution) privateFiles() (map[string]string, error) {
+	files := map[string]string{}
 	if x.job.pack != nil {
 		config, err := x.job.pack.Config(x.svc.cfg.PackConfig[x.job.pack.Ref])
 		if err != nil {
-			return &failure{kind: kindPack, err: fmt.Errorf("configuration of pack %s: %w", x.job.pack.Ref, err),
+			return nil, &failure{kind: kindPack, err: fmt.Errorf("configuration of pack %s: %w", x.job.pack.Ref, err),
 				hint: "pack_config." + x.job.pack.Ref + " in the configuration file overlays the pack's defaults"}
 		}
-		document, err := encodeJSON(config)
+		if files["config.json"], err = encodeJSON(config); err != nil {
+			return nil, err
+		}
+	}
+	if x.job.delivery == "file" {
+		document, err := encodeParameters(x.job.parameterFormat, x.values)
 		if err != nil {
-			return err
+			return nil, &failure{kind: kindParameters, err: err}
 		}
-		if err := x.writePrivate("config.json", document); err != nil {
-			return err
-		}
+		files["parameters"] = document
 	}
-	if x.job.delivery != "file" {
-		return nil
-	}
-	document, err := encodeParameters(x.job.parameterFormat, x.values)
-	if err != nil {
-		return &failure{kind: kindParameters, err: err}
-	}
-	return x.writePrivate("parameters", document)
+	return files, nil
 }
 
-func (x *execution) writePrivate(name, content string) error {
-	if err := os.WriteFile(x.privatePath(name), []byte(content), 0o400); err != nil {
-		return &failure{kind: kindSpawn, err: err}
-	}
-	return nil
+// unspoilt tells whether the private directory could serve another execution: nothing can still be at work in it, and what stays there
+// tells nobody anything.
+func (x *execution) unspoilt() bool {
+	return x.exit.Leftovers == 0 && x.exit.Cause == nil && x.job.delivery != "file" && !x.job.level.Least(proc.Strict)
 }
 
 func (x *execution) privatePath(name string) string {

@@ -37,6 +37,8 @@ type Config struct {
 	// Reproducible makes a CacheDir that is filled once, and then baked, the same each time.
 	Reproducible bool
 	TempDir      string // base of private directories; empty means <os.TempDir>/attune-<uid>
+	// KeepDirs is how many private directories in which an execution left nothing are kept for others, until Close; zero keeps none.
+	KeepDirs int
 
 	Environ  []string // the host's environment; nil means os.Environ()
 	Runtimes string   // restricts the runtimes, as ATTUNE_WORKER_RUNTIMES; empty means all
@@ -95,6 +97,8 @@ type Service struct {
 	cfg      Config
 	catalog  func() (runtime.Catalog, error) // the built-in runtimes and the host's; read once, when they are first needed
 	finder   pack.Finder
+	actions  pack.Memory
+	private  *proc.PrivateDirs
 	detector *detect.Detector
 	prepared []Prepared
 	masked   *redact.Set // Config.Masked, shared by all executions that have no secret of their own
@@ -145,6 +149,7 @@ func New(cfg Config) (*Service, error) {
 		catalog:  sync.OnceValues(func() (runtime.Catalog, error) { return catalog(cfg.RuntimeFiles) }),
 		finder:   pack.Finder{Dirs: cfg.Packs},
 		detector: detect.New(options),
+		private:  proc.NewPrivateDirs(cfg.TempDir, cfg.KeepDirs),
 		masked:   redact.New(cfg.Masked...),
 	}, nil
 }
@@ -166,6 +171,9 @@ func (s *Service) Start(ctx context.Context) error {
 	s.logPrepared()
 	return err
 }
+
+// Close gives back what was kept for further executions. Those that go on are not disturbed.
+func (s *Service) Close() error { return s.private.Close() }
 
 // Prepared is the table of what worker mode prepared at Start, as Prepare gives it.
 func (s *Service) Prepared() []Prepared { return s.prepared }

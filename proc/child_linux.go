@@ -17,9 +17,10 @@ type child struct {
 	leader
 	execID string // value of ATTUNE_EXEC_ID in its environment; may be empty
 
-	plain     bool          // counted by the registry: its orphans carry no mark and come to attune
-	release   chan struct{} // closed: the thread that started it may end; nil without one
-	marked    bool          // it has a UTS namespace of its own: mark
+	plain     bool     // counted by the registry: its orphans carry no mark and come to attune
+	spawner   *spawner // the thread that started it; nil without one
+	spoilt    bool     // something may be left that bears the spawner's mark
+	marked    bool     // it has a UTS namespace of its own: mark
 	mark      string
 	contained bool          // pid is a stub's, to which orphans come: they never come to attune
 	control   *os.File      // to that stub, nil without one
@@ -107,10 +108,11 @@ func (c *child) dismiss() (left int, ok bool) {
 
 // letGo lets go of what the child needed as long as it lived.
 func (c *child) letGo() {
-	if c.release != nil {
-		close(c.release)
-		c.release = nil
+	children.forget(c)
+	if c.spawner != nil {
+		c.spawner.reusable = c.spawner.reusable && !c.spoilt
+		c.spawner.release()
+		c.spawner = nil
 	}
 	c.limiter.close()
-	children.forget(c)
 }

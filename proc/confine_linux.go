@@ -77,6 +77,16 @@ func (c *confinement) join() error {
 	return nil
 }
 
+// protecting is c with a filter that knows attune.
+func (c confinement) protecting() confinement {
+	if c.Filter != nil && c.Filter.Protect == nil {
+		filter := *c.Filter
+		filter.Protect = itself()
+		c.Filter = &filter
+	}
+	return c
+}
+
 // restrict takes rights away, in the order in which that is still allowed.
 func (c *confinement) restrict() error {
 	if c.NoNewPrivs {

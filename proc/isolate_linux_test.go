@@ -383,7 +383,7 @@ func carrying(word string) []int {
 }
 
 func TestTheCanaryNoticesWhatIsNotKept(t *testing.T) {
-	s := song{Attune: protectSelf(false).Protect}
+	s := song{Attune: itself()}
 	said := make(chan [3]string, 1)
 	onThread(func() {
 		memory, signal := s.asAnother()

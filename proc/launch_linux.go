@@ -77,7 +77,7 @@ func (l *launch) restrict(applied Applied) {
 	c := &l.confine
 	c.NoNewPrivs, c.NoCaps = had(NoNewPrivs), had(NoCapabilities)
 	if had(Syscalls) {
-		spec := protectSelf(!lockSignals())
+		spec := filterSpec{Signals: !lockSignals()}
 		spec.Ask = spec.Signals && canAsk()
 		if l.how == byNamespaces { // attune has no process id there, and the stub is process 1
 			spec.Protect, spec.Signals, spec.Ask = []int{1}, false, false
@@ -140,17 +140,7 @@ func (l *launch) spawn(attr *syscall.ProcAttr) error {
 		return err
 	}
 	c.Warden = func(listener int) { go guard(listener, os.Getpid()) }
-	err := l.onThread(attr, func() (int, error) {
-		leave, err := ways(c.Tasks)
-		if err != nil {
-			return 0, err
-		}
-		defer leave()
-		if err := c.apply(); err != nil {
-			return 0, l.isolationError(err)
-		}
-		return execRetrying(path, l.spec.Argv, attr)
-	})
+	err := l.fromThread(c, attr, func() (int, error) { return execRetrying(path, l.spec.Argv, attr) })
 	if l.child.limiter != nil {
 		l.child.limiter.group.settle(l.spec.Limits, false)
 	}
@@ -180,23 +170,14 @@ func (l *launch) inGroup() bool {
 	return m != nil && m.group != nil && m.group.fd != nil
 }
 
-// onThread starts a child from a thread that lives as long as the child, which is killed when the thread ends: when attune
-// is gone (PR_SET_PDEATHSIG(2const)).
-func (l *launch) onThread(attr *syscall.ProcAttr, start func() (int, error)) error {
-	attr.Sys.Pdeathsig = syscall.SIGKILL
-	result := make(chan error, 1)
-	release := make(chan struct{})
-	onThread(func() {
-		pid, err := start()
-		l.child.pid = pid
-		result <- err
-		if err == nil {
-			<-release
-		}
-	})
-	err := <-result
-	if err == nil {
-		l.child.release = release
+// fromThread starts a child from a thread that is confined as the child is to be.
+func (l *launch) fromThread(c confinement, attr *syscall.ProcAttr, fork func() (int, error)) error {
+	s, err := spawnerFor(c)
+	if err != nil {
+		return l.isolationError(err)
+	}
+	if l.child.pid, err = s.start(attr, fork); err == nil {
+		l.child.spawner, l.child.mark = s, s.mark
 	}
 	return err
 }
@@ -228,7 +209,7 @@ func (l *launch) throughStub(path string, attr *syscall.ProcAttr) error {
 	default:
 		argv = append(argv, strconv.FormatUint(uint64(flags), 10))
 	}
-	if err := l.onThread(&born, func() (int, error) { return syscall.ForkExec("/proc/self/exe", argv, &born) }); err != nil {
+	if err := l.fromThread(confinement{}, &born, func() (int, error) { return syscall.ForkExec("/proc/self/exe", argv, &born) }); err != nil {
 		_ = own.Close()
 		return l.stubError(err)
 	}
@@ -260,7 +241,7 @@ func (l *launch) tell(control, document *os.File, path string, attr *syscall.Pro
 
 func (l *launch) stubConfig(path string, attr *syscall.ProcAttr) (stubConfig, error) {
 	config := stubConfig{
-		Init: l.init, Confine: l.confine, Path: raw(path), Argv: raws(l.spec.Argv), Env: raws(attr.Env), Dir: raw(l.spec.Dir), Hold: len(l.spec.Hold),
+		Init: l.init, Confine: l.confine.protecting(), Path: raw(path), Argv: raws(l.spec.Argv), Env: raws(attr.Env), Dir: raw(l.spec.Dir), Hold: len(l.spec.Hold),
 	}
 	if config.Dir == "" {
 		dir, err := os.Getwd()

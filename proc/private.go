@@ -3,43 +3,209 @@ package proc
 import (
 	"errors"
 	"fmt"
+	"maps"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
+	"sync"
 	"syscall"
+	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/attune-run/attune/internal/filestate"
 )
+
+// PrivateDirs makes the directories of executions below one base.
+type PrivateDirs struct {
+	base string
+
+	mu   sync.Mutex
+	keep int
+	idle []*PrivateDir // the last is used next
+}
+
+// NewPrivateDirs makes them below base, which is made too; one that belongs to somebody else, or that others may enter, is refused by
+// Take. So many directories in which nothing was left, at most, are kept for other executions until Close.
+func NewPrivateDirs(base string, keep int) *PrivateDirs { return &PrivateDirs{base: base, keep: keep} }
 
 // PrivateDir is a directory of one execution, open to nobody else. A lock on it marks its owner as alive.
 type PrivateDir struct {
 	Path string
-	lock *os.File
+
+	dirs   *PrivateDirs
+	layout PrivateLayout
+	lock   *os.File
+	taken  time.Time
+	was    map[string]filestate.State // of itself, "", and what is in it, when they were last found untouched
+}
+
+// PrivateLayout is what lies in a new PrivateDir: empty directories, and files by name with their content, which their owner alone can
+// read.
+type PrivateLayout struct {
+	Dirs  []string
+	Files map[string]string
+}
+
+func (l PrivateLayout) equal(m PrivateLayout) bool {
+	return slices.Equal(l.Dirs, m.Dirs) && maps.Equal(l.Files, m.Files)
 }
 
 const privatePrefix = "run-"
 
-// NewPrivateDir makes one below base, which is made too. A base that belongs to somebody else, or that others may
-// enter, is refused.
-func NewPrivateDir(base string) (*PrivateDir, error) {
-	if err := privateBase(base); err != nil {
+// Take makes a directory, or gives one that was kept and is as it would make it.
+func (d *PrivateDirs) Take(layout PrivateLayout) (*PrivateDir, error) {
+	if p := d.kept(layout); p != nil {
+		return p, nil
+	}
+	if err := privateBase(d.base); err != nil {
 		return nil, err
 	}
+	p := &PrivateDir{dirs: d, layout: layout, taken: time.Now(), was: map[string]filestate.State{}}
+	if err := p.make(); err != nil {
+		return nil, err
+	}
+	if err := p.fill(); err != nil {
+		return nil, errors.Join(err, p.remove())
+	}
+	return p, nil
+}
+
+func (d *PrivateDirs) kept(layout PrivateLayout) *PrivateDir {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	for i, p := range slices.Backward(d.idle) {
+		if p.layout.equal(layout) {
+			d.idle = slices.Delete(d.idle, i, i+1)
+			p.taken = time.Now()
+			return p
+		}
+	}
+	return nil
+}
+
+// Release takes the directory away with all that is in it, once nothing uses it any more. If it is safe to keep it, and it is as it was
+// made, it may be kept for another Take.
+func (p *PrivateDir) Release(safe bool) error {
+	if !safe || !p.dirs.wants() || !p.untouched() {
+		return p.remove()
+	}
+	if surplus := p.dirs.put(p); surplus != nil {
+		return surplus.remove()
+	}
+	return nil
+}
+
+func (d *PrivateDirs) wants() bool {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return d.keep > 0
+}
+
+// put keeps p, and gives the one that is too much.
+func (d *PrivateDirs) put(p *PrivateDir) (surplus *PrivateDir) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.idle = append(d.idle, p)
+	if len(d.idle) > d.keep {
+		surplus = d.idle[0]
+		d.idle = slices.Delete(d.idle, 0, 1)
+	}
+	return surplus
+}
+
+// Close removes what is kept. What is released afterwards is removed as well.
+func (d *PrivateDirs) Close() error {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	var err error
+	for _, p := range d.idle {
+		err = errors.Join(err, p.remove())
+	}
+	d.idle, d.keep = nil, 0
+	return err
+}
+
+func (p *PrivateDir) make() error {
 	for {
-		path, err := os.MkdirTemp(base, privatePrefix)
+		path, err := os.MkdirTemp(p.dirs.base, privatePrefix)
 		if err != nil {
-			return nil, err
+			return err
 		}
 		lock, err := lockDir(path)
 		switch {
 		case err == nil:
-			return &PrivateDir{Path: path, lock: lock}, nil
+			p.Path, p.lock = path, lock
+			return nil
 		case !errors.Is(err, os.ErrNotExist) && !errors.Is(err, unix.EWOULDBLOCK):
 			_ = os.Remove(path)
-			return nil, err
+			return err
 		}
 		// A sweep came between making and locking it.
 	}
+}
+
+func (p *PrivateDir) fill() error {
+	for _, name := range p.layout.Dirs {
+		if err := os.Mkdir(filepath.Join(p.Path, name), 0o700); err != nil {
+			return err
+		}
+	}
+	for name, content := range p.layout.Files {
+		if err := os.WriteFile(filepath.Join(p.Path, name), []byte(content), 0o400); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// untouched tells whether the directory holds what was made in it, and nothing else.
+func (p *PrivateDir) untouched() bool {
+	if !p.dirUntouched("", slices.AppendSeq(slices.Clone(p.layout.Dirs), maps.Keys(p.layout.Files))) {
+		return false
+	}
+	for _, name := range p.layout.Dirs {
+		if !p.dirUntouched(name, nil) {
+			return false
+		}
+	}
+	for name, content := range p.layout.Files {
+		if !p.fileUntouched(name, content) {
+			return false
+		}
+	}
+	return true
+}
+
+// known tells whether the state of an entry says by itself that nothing was done to it since the directory was taken.
+func (p *PrivateDir) known(name string) (now filestate.State, same bool) {
+	now, err := filestate.OfLink(filepath.Join(p.Path, name))
+	return now, err == nil && now != (filestate.State{}) && now == p.was[name] && now.Settled(p.taken)
+}
+
+func (p *PrivateDir) dirUntouched(name string, entries []string) bool {
+	now, same := p.known(name)
+	if same {
+		return true
+	}
+	p.was[name] = now
+	found, err := os.ReadDir(filepath.Join(p.Path, name))
+	return err == nil && now.Mode == unix.S_IFDIR|0o700 && len(found) == len(entries) &&
+		!slices.ContainsFunc(found, func(e os.DirEntry) bool { return !slices.Contains(entries, e.Name()) })
+}
+
+func (p *PrivateDir) fileUntouched(name, content string) bool {
+	now, same := p.known(name)
+	if same {
+		return true
+	}
+	p.was[name] = now
+	if now.Mode != unix.S_IFREG|0o400 || now.Size != int64(len(content)) {
+		return false
+	}
+	found, err := os.ReadFile(filepath.Join(p.Path, name))
+	return err == nil && string(found) == content
 }
 
 func privateBase(base string) error {
@@ -88,8 +254,7 @@ func lockDir(path string) (*os.File, error) {
 	return f, nil
 }
 
-// Remove takes the directory away with all that is in it.
-func (p *PrivateDir) Remove() error {
+func (p *PrivateDir) remove() error {
 	err := removeTree(p.Path)
 	return errors.Join(err, p.lock.Close())
 }

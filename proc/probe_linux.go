@@ -56,10 +56,10 @@ func probeBasic() offer {
 	o := offer{how: byThread, had: map[string]Guarantee{}}
 	l := &launch{spec: &Spec{Isolation: Isolation{Level: Basic, Network: "none", force: byThread}}, how: byThread}
 	l.restrict(Applied{})
-	s := song{Attune: protectSelf(false).Protect}
+	s := song{Attune: itself()}
 	heard := make(chan map[string]string, 1)
 	onThread(func() {
-		c := l.confine
+		c := l.confine.protecting()
 		c.Warden = func(listener int) { go guard(listener, os.Getpid()) }
 		if err := c.apply(); err != nil {
 			heard <- nil
@@ -163,7 +163,7 @@ func probe(level Level, how mechanism) offer {
 		return failed(err)
 	}
 	defer func() { _ = removeTree(dir) }()
-	s := song{Attune: protectSelf(false).Protect, Write: []string{filepath.Join(dir, "pack"), "/"}, Private: filepath.Join(dir, "private"),
+	s := song{Attune: itself(), Write: []string{filepath.Join(dir, "pack"), "/"}, Private: filepath.Join(dir, "private"),
 		Hidden: filepath.Join(dir, "hidden", "secret"), Files: level.Least(Strict)}
 	s.PidNS, _ = os.Readlink("/proc/self/ns/pid")
 	for _, name := range []string{"pack", "private", "hidden"} {

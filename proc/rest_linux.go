@@ -61,7 +61,7 @@ func (r *registry) clear(c *child) {
 }
 
 func (r *registry) add(c *child) {
-	if c.marked {
+	if c.marked && c.mark == "" {
 		c.mark = utsOf(c.pid)
 	}
 	r.mu.Lock()
@@ -137,6 +137,7 @@ func (c *child) killRest() int {
 			return len(killed)
 		}
 		if empty = 0; time.Since(begun) > restMax {
+			c.spoilt = true
 			return len(killed)
 		}
 		_ = unix.Kill(-c.pid, unix.SIGKILL)
@@ -285,29 +286,31 @@ func reapStrays() {
 	}
 }
 
-// orphans are the pids of attune's children. ok is false without /proc.
+// orphans are the pids of the children of attune's first thread: the kernel hands an orphan to the first thread of a subreaper that is
+// not about to end (find_new_reaper in kernel/exit.c, since Linux 4.0), and Go's first one never ends. Leaders that it forked are among
+// them. ok is false without /proc.
 func orphans() (pids []int, ok bool) {
 	reaping.RLock()
 	defer reaping.RUnlock()
-	tasks, err := os.ReadDir("/proc/self/task")
+	data, err := os.ReadFile(firstThread())
 	if err != nil {
-		return nil, false
-	}
-	for _, task := range tasks {
-		data, err := os.ReadFile("/proc/self/task/" + task.Name() + "/children")
-		if errors.Is(err, os.ErrNotExist) && pids == nil && len(tasks) > 0 {
-			if _, gone := os.Stat("/proc/self/task/" + task.Name()); gone == nil {
-				return childrenByScan(os.Getpid()), true // a kernel without CONFIG_PROC_CHILDREN
-			}
+		if _, gone := os.Stat("/proc/self/task"); gone != nil {
+			return nil, false
 		}
-		for _, field := range strings.Fields(string(data)) {
-			if pid, err := strconv.Atoi(field); err == nil {
-				pids = append(pids, pid)
-			}
+		return childrenByScan(os.Getpid()), true // a kernel without CONFIG_PROC_CHILDREN
+	}
+	for _, field := range strings.Fields(string(data)) {
+		if pid, err := strconv.Atoi(field); err == nil {
+			pids = append(pids, pid)
 		}
 	}
 	return pids, true
 }
+
+var firstThread = sync.OnceValue(func() string {
+	pid := strconv.Itoa(os.Getpid())
+	return "/proc/" + pid + "/task/" + pid + "/children"
+})
 
 func childrenByScan(parent int) []int {
 	var pids []int

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"io"
 	"os"
+	"path/filepath"
 	"slices"
 	"strconv"
 	"strings"
@@ -264,6 +265,20 @@ func TestCaptureKeepsWholeCharacters(t *testing.T) {
 	assert.Equal(t, "a\uFFFDb", bad.Text())
 }
 
+func TestAPumpThatComesLateLosesNothing(t *testing.T) {
+	r, w, err := os.Pipe()
+	require.NoError(t, err)
+	defer func() { _, _ = r.Close(), w.Close() }()
+	_, err = w.WriteString("what the child said") // somebody else still holds w
+	require.NoError(t, err)
+	var said bytes.Buffer
+	s := &stream{r: r, w: &said, done: make(chan struct{})}
+	require.NoError(t, r.SetReadDeadline(time.Now().Add(-time.Second)))
+	s.draining = true
+	s.pump(nil)
+	assert.Equal(t, "what the child said", said.String())
+}
+
 func TestPrivateDirIsRemovedHoweverDeep(t *testing.T) {
 	parent, err := os.MkdirTemp("/dev/shm", "private-") // memory: a disk takes long
 	if err != nil {
@@ -271,7 +286,8 @@ func TestPrivateDirIsRemovedHoweverDeep(t *testing.T) {
 	}
 	defer func() { _ = os.RemoveAll(parent) }()
 	base := parent + "/base"
-	p, err := NewPrivateDir(base)
+	dirs := NewPrivateDirs(base, 0)
+	p, err := dirs.Take(PrivateLayout{})
 	require.NoError(t, err)
 	info, err := os.Stat(p.Path)
 	require.NoError(t, err)
@@ -283,15 +299,69 @@ func TestPrivateDirIsRemovedHoweverDeep(t *testing.T) {
 	require.Zero(t, exit.Code)
 	SweepPrivateDirs(base) // not ours to sweep while it is held
 	assert.DirExists(t, p.Path)
-	require.NoError(t, p.Remove())
+	require.NoError(t, p.Release(true))
 	assert.NoDirExists(t, p.Path)
 	assert.DirExists(t, "/etc")
 
-	p, err = NewPrivateDir(base)
+	p, err = dirs.Take(PrivateLayout{})
 	require.NoError(t, err)
 	require.NoError(t, p.lock.Close()) // as if its owner had died
 	SweepPrivateDirs(base)
 	assert.NoDirExists(t, p.Path)
+}
+
+func TestPrivateDirsServeAgainWhereNothingWasLeft(t *testing.T) {
+	base := filepath.Join(t.TempDir(), "base")
+	dirs := NewPrivateDirs(base, 2)
+	layout := PrivateLayout{Dirs: []string{"home", "tmp"}, Files: map[string]string{"config": "a"}}
+	take := func(l PrivateLayout) *PrivateDir {
+		p, err := dirs.Take(l)
+		require.NoError(t, err)
+		return p
+	}
+	untouched := take(layout)
+	for range 3 {
+		require.NoError(t, untouched.Release(true))
+		assert.Same(t, untouched, take(layout))
+	}
+	require.NoError(t, os.WriteFile(filepath.Join(untouched.Path, "tmp", "x"), nil, 0o600))
+	require.NoError(t, os.Remove(filepath.Join(untouched.Path, "tmp", "x")))
+	require.NoError(t, untouched.Release(true))
+	assert.Same(t, untouched, take(layout), "what was removed again leaves nothing")
+
+	for name, spoil := range map[string]func(dir string) error{
+		"file":   func(dir string) error { return os.WriteFile(dir+"/home/.profile", nil, 0o600) },
+		"beside": func(dir string) error { return os.WriteFile(dir+"/result", nil, 0o600) },
+		"lost":   func(dir string) error { return os.Remove(dir + "/tmp") },
+		"mode":   func(dir string) error { return os.Chmod(dir+"/home", 0o777) },
+		"content": func(dir string) error {
+			_ = os.Chmod(dir+"/config", 0o600)
+			return errors.Join(os.WriteFile(dir+"/config", []byte("b"), 0), os.Chmod(dir+"/config", 0o400))
+		},
+		"link":    func(dir string) error { return errors.Join(os.Remove(dir+"/tmp"), os.Symlink("/etc", dir+"/tmp")) },
+		"renamed": func(dir string) error { return os.Rename(dir, dir+"-away") },
+	} {
+		p := take(layout)
+		require.NoError(t, spoil(p.Path), name)
+		require.NoError(t, p.Release(true), name)
+		next := take(layout)
+		assert.NotSame(t, p, next, name)
+		require.NoError(t, next.Release(false))
+	}
+	other := take(PrivateLayout{Dirs: layout.Dirs, Files: map[string]string{"config": "b"}})
+	assert.NotSame(t, untouched, other, "another's configuration is nobody's")
+	require.NoError(t, untouched.Release(false))
+	assert.NoDirExists(t, untouched.Path)
+
+	many := []*PrivateDir{take(layout), take(layout), take(layout)}
+	for _, p := range many {
+		require.NoError(t, p.Release(true))
+	}
+	assert.NoDirExists(t, many[0].Path, "no more are kept than was said")
+	require.NoError(t, dirs.Close())
+	assert.NoDirExists(t, many[2].Path)
+	require.NoError(t, other.Release(true))
+	assert.NoDirExists(t, other.Path)
 }
 
 func TestNothingIsLeaked(t *testing.T) {

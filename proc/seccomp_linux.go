@@ -49,17 +49,17 @@ type filterSpec struct {
 	NoNetwork bool  `json:",omitempty"` // no sockets but local ones
 }
 
-// protectSelf names attune as it is now. Its process id comes first.
-func protectSelf(signals bool) filterSpec {
-	spec := filterSpec{Protect: []int{os.Getpid(), -unix.Getpgrp()}, Signals: signals}
+// itself are attune's process id, its process group, negative, and its threads, as they are now.
+func itself() []int {
+	ids := []int{os.Getpid(), -unix.Getpgrp()}
 	if tasks, err := os.ReadDir("/proc/self/task"); err == nil {
 		for _, task := range tasks {
-			if id, err := strconv.Atoi(task.Name()); err == nil && id != spec.Protect[0] {
-				spec.Protect = append(spec.Protect, id)
+			if id, err := strconv.Atoi(task.Name()); err == nil && id != ids[0] {
+				ids = append(ids, id)
 			}
 		}
 	}
-	return spec
+	return ids
 }
 
 // assemble writes the program. Each block falls through to the next, so that no jump is long.

@@ -90,11 +90,12 @@ func (s *serveCmd) Run(a *app) (err error) {
 }
 
 // serve runs the worker on a broker that is there.
-func (v *server) serve(take, work context.Context, cfg config.Config) error {
+func (v *server) serve(take, work context.Context, cfg config.Config) (err error) {
 	service, err := v.service(cfg)
 	if err != nil {
 		return err
 	}
+	defer func() { err = errors.Join(err, service.Close()) }()
 	keys, err := submitters(v.settings.TrustedKeys)
 	if err != nil {
 		return err
@@ -124,7 +125,7 @@ func (v *server) serve(take, work context.Context, cfg config.Config) error {
 func (v *server) service(cfg config.Config) (*executor.Service, error) {
 	engine := cfg.Executor()
 	engine.Mode, engine.Worker, engine.Log = v.settings.Mode, v.settings.Name, v.log
-	engine.Concurrency = v.settings.Concurrency
+	engine.Concurrency, engine.KeepDirs = v.settings.Concurrency, v.settings.Concurrency
 	return executor.New(engine)
 }
 

@@ -44,7 +44,7 @@ func (b *bench) engine() (*executor.Service, error) {
 	if err != nil {
 		return nil, err
 	}
-	return executor.New(executor.Config{CacheDir: filepath.Join(b.work, "cache"), Packs: []string{packs}})
+	return executor.New(executor.Config{CacheDir: filepath.Join(b.work, "cache"), Packs: []string{packs}, KeepDirs: 4 * runtime.NumCPU()}) // as a worker's
 }
 
 // servePool starts a worker on a store and connects to it.

@@ -167,6 +167,17 @@ int main(void) { int pid; __asm__ volatile("int $0x80" : "=a"(pid) : "a"(20)); w
 	assert.Empty(t, said.String())
 }
 
+func TestPidsOfAttuneAreNotTheChilds(t *testing.T) {
+	for _, level := range levels(t, None, Basic) {
+		spec, _ := isolated(t, level, "sleep 0.01 & sleep 0.01 & wait")
+		spec.Limits = Limits{Pids: 3}
+		exit, err := Run(t.Context(), spec)
+		require.NoError(t, err)
+		assert.False(t, exit.Limits[0].Hit, "%s: %+v", level, exit.Limits[0])
+		assert.Zero(t, exit.Code, level)
+	}
+}
+
 func TestMemoryLimitTellsAnOutOfMemoryKillFromExit137(t *testing.T) {
 	for _, level := range levels(t, None, Basic, Strict) {
 		spec, _ := isolated(t, level, "head -c 200000000 /dev/zero | tail >/dev/null; true")

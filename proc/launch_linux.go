@@ -140,29 +140,45 @@ func (l *launch) spawn(attr *syscall.ProcAttr) error {
 		return err
 	}
 	c.Warden = func(listener int) { go guard(listener, os.Getpid()) }
-	err := l.fromThread(c, attr, func() (int, error) { return execRetrying(path, l.spec.Argv, attr) })
+	back, err := waysBack(c.Tasks)
+	if err != nil {
+		return err
+	}
+	defer closeAll(back)
+	err = l.fromThread(c, attr, func() (int, error) {
+		defer leave(back) // only the child counts
+		return execRetrying(path, l.spec.Argv, attr)
+	})
 	if l.child.limiter != nil {
 		l.child.limiter.group.settle(l.spec.Limits, false)
 	}
 	return err
 }
 
-// ways opens the way back out of control groups, as long as the thread may open it.
-func ways(tasks []string) (leave func(), err error) {
-	var back []*os.File
+// waysBack are the files by which a thread leaves control groups. A confined thread could not open them.
+func waysBack(tasks []string) (back []*os.File, err error) {
 	for _, file := range tasks {
 		f, err := os.OpenFile(filepath.Join(filepath.Dir(filepath.Dir(file)), "tasks"), os.O_WRONLY, 0)
 		if err != nil {
+			closeAll(back)
 			return nil, err
 		}
 		back = append(back, f)
 	}
-	return func() {
-		for _, f := range back {
-			_, _ = f.WriteString("0")
-			_ = f.Close()
-		}
-	}, nil
+	return back, nil
+}
+
+// leave takes the calling thread back to where it came from.
+func leave(back []*os.File) {
+	for _, f := range back {
+		_, _ = f.WriteString("0")
+	}
+}
+
+func closeAll(files []*os.File) {
+	for _, f := range files {
+		_ = f.Close()
+	}
 }
 
 func (l *launch) inGroup() bool {

@@ -14,7 +14,8 @@ import (
 // This file, portable_stub.go and portable_limit.go are what any Unix gives: a session or a process group, signals to it, and
 // limits of single processes. The tag attune_portable builds them on Linux, for tests.
 
-// Isolates tells whether attune knows how to isolate on this system at all: see Diagnose for what this machine offers.
+// Isolates tells whether attune knows how to isolate on this system at all (see Diagnose for what this machine offers), and how to find what
+// has left its session: elsewhere that outlives its Run.
 const Isolates = false
 
 // needs are what stands behind each guarantee where it can be had.

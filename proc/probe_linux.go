@@ -21,7 +21,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Isolates tells whether attune knows how to isolate on this system at all: see Diagnose for what this machine offers.
+// Isolates tells whether attune knows how to isolate on this system at all (see Diagnose for what this machine offers), and how to find what
+// has left its session: elsewhere that outlives its Run.
 const Isolates = true
 
 const (

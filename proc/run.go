@@ -11,8 +11,8 @@ import (
 // DefaultGrace lies between SIGTERM and SIGKILL when a Spec names no other.
 const DefaultGrace = 10 * time.Second
 
-// Run starts the child, supervises it, and returns when nothing is left of it: no process, no goroutine, no
-// pipe. A non-zero exit is an Exit; an error, a *StartError, means that there was no child.
+// Run starts the child, supervises it, and returns when nothing is left of it: no process (of its session, where Isolates is false), no
+// goroutine, no pipe. A non-zero exit is an Exit; an error, a *StartError, means that there was no child.
 //
 // When ctx ends, the child's process group gets SIGTERM and, after the grace, SIGKILL; Exit.Cause is then the
 // context's cause. A writer that blocks applies back-pressure; one that still blocks when the

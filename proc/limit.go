@@ -344,7 +344,7 @@ func setRlimit(l rlimit) error {
 	if err := unix.Getrlimit(l.Resource, &now); err != nil {
 		return err
 	}
-	most := min(now.Max, most(l.Resource))
+	most := min(now.Max, mostOf(l.Resource))
 	return unix.Setrlimit(l.Resource, &unix.Rlimit{Cur: min(l.Soft, most), Max: min(l.Hard, most)})
 }
 

@@ -83,8 +83,8 @@ func stateOf(pid int) int8 {
 // stopSelf returns when attune goes on: the task is suspended on its way out of the system call.
 func stopSelf() { _ = unix.Kill(unix.Getpid(), unix.SIGSTOP) }
 
-// most is what a limit can be raised to, whatever its hard limit is: setrlimit(2) refuses more.
-func most(resource int) uint64 {
+// mostOf is what a limit can be raised to, whatever its hard limit is: setrlimit(2) refuses more.
+func mostOf(resource int) uint64 {
 	if resource == unix.RLIMIT_NOFILE {
 		if files, err := unix.SysctlUint32("kern.maxfilesperproc"); err == nil {
 			return uint64(files)

@@ -51,8 +51,8 @@ func stopSelf() {
 	_ = unix.Tgkill(unix.Getpid(), unix.Gettid(), unix.SIGSTOP)
 }
 
-// most is what a limit can be raised to, whatever its hard limit is.
-func most(int) uint64 { return math.MaxUint64 }
+// mostOf is what a limit can be raised to, whatever its hard limit is.
+func mostOf(int) uint64 { return math.MaxUint64 }
 
 // tasksOf counts the processes and threads of a user, which RLIMIT_NPROC counts together.
 func tasksOf(uid int) int64 {

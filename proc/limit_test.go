@@ -85,6 +85,10 @@ func TestLimitsAreEnforcedAndReported(t *testing.T) {
 				if exit.Limits[0].EnforcedBy == "none" { // root without control groups
 					continue
 				}
+				if name == "pids" && exit.Limits[0].EnforcedBy == "rlimit" { // nobody counts the forks that are refused
+					assert.NotZero(t, exit.Code)
+					continue
+				}
 				assert.Equal(t, test.hit, exit.Limits[0].Hit, "%s: %+v %+v", level, exit.Limits[0], exit)
 			}
 		})

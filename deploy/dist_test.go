@@ -79,10 +79,17 @@ func TestDistArchiveWorksWhereverItIsUnpacked(t *testing.T) {
 	require.NoError(t, err, "%s", out)
 	assert.Contains(t, string(out), "unpacked")
 
-	page := readGzip(t, filepath.Join(top, "share/man/man1/attune-run.1.gz"))
-	assert.Contains(t, page, `.TH ATTUNE-RUN 1 "2023-11-14"`)
-	assert.Contains(t, page, "env warm")
-	assert.NotContains(t, page, "%!")
+	for program, command := range map[string]string{"attune-run": "env warm", "attune-worker": "schedule add", "attune-lambda": "ATTUNE_LAMBDA_ACTION"} {
+		page := readGzip(t, filepath.Join(top, "share/man/man1", program+".1.gz"))
+		assert.Contains(t, page, `.TH `+strings.ToUpper(program)+` 1 "2023-11-14"`)
+		assert.Contains(t, page, command)
+		assert.NotContains(t, page, "%!")
+	}
+	for _, file := range []string{"bash-completion/completions/attune-worker", "zsh/vendor-completions/_attune-worker", "fish/vendor_completions.d/attune-worker.fish"} {
+		script, err := os.ReadFile(filepath.Join(top, "share", file))
+		require.NoError(t, err)
+		assert.Contains(t, string(script), "/usr/bin/attune-worker")
+	}
 }
 
 // The archive for macOS holds attune-run alone, built for it: functions and workers are Linux's.
@@ -185,6 +192,8 @@ func TestDebInstallsAndLeavesNothing(t *testing.T) {
 	assert.Equal(t, "from a package\n", r.must(t, "attune", "core.echo", "-p", "message=from a package"))
 	complete := `. /usr/share/bash-completion/completions/attune-run && complete -p attune && COMP_LINE='attune core.ec' COMP_POINT=14 attune`
 	assert.Regexp(t, `(?s)-C ['"]?/usr/bin/attune-run.*core\.echo`, r.must(t, "bash", "-c", complete))
+	complete = `. /usr/share/bash-completion/completions/attune-worker && complete -p attune-worker && COMP_LINE='attune-worker submit core.ec' COMP_POINT=28 attune-worker`
+	assert.Regexp(t, `(?s)-C ['"]?/usr/bin/attune-worker.*core\.echo`, r.must(t, "bash", "-c", complete))
 
 	r.must(t, "dpkg", "--purge", "attune")
 	more, fewer := difference(r.files(t), before), difference(before, r.files(t))

@@ -4,13 +4,12 @@ import (
 	"encoding/json"
 	"os"
 	"path/filepath"
-	"regexp"
-	"strings"
 	"testing"
 
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 
+	"github.com/attune-run/attune/internal/doctest"
 	"github.com/attune-run/attune/runtime"
 )
 
@@ -293,16 +292,17 @@ func TestRuntimesOfPacks(t *testing.T) {
 
 // What the documentation shows can be used as it stands.
 func TestDocumentedRuntimes(t *testing.T) {
-	text, err := os.ReadFile("../docs/packs.md")
-	require.NoError(t, err)
-	_, section, found := strings.Cut(string(text), "\n## Runtimes\n")
-	require.True(t, found)
-	blocks := regexp.MustCompile("(?s)```yaml\n(.*?)```").FindAllStringSubmatch(section, -1)
+	var blocks []string
+	for _, block := range doctest.Read(t, "packs.md").Blocks {
+		if block.Language == "yaml" && block.Note == "" {
+			blocks = append(blocks, block.Text)
+		}
+	}
 	require.Len(t, blocks, 2)
-	p, err := Load(filepath.Join(write(t, map[string]string{"mine/pack.yaml": "ref: mine\nversion: 1.0.0\n", "mine/runtimes/lua.yaml": blocks[0][1]}), "mine"))
+	p, err := Load(filepath.Join(write(t, map[string]string{"mine/pack.yaml": "ref: mine\nversion: 1.0.0\n", "mine/runtimes/lua.yaml": blocks[0]}), "mine"))
 	require.NoError(t, err)
 	assert.Empty(t, Validate(p, Finder{}, catalog(t)))
-	hint, err := runtime.Parse("host.yaml", []byte(blocks[1][1]))
+	hint, err := runtime.Parse("host.yaml", []byte(blocks[1]))
 	require.NoError(t, err)
 	spec, ok := catalog(t).Overlay(hint).Lookup("python3")
 	require.True(t, ok)

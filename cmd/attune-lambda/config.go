@@ -3,7 +3,6 @@ package main
 import (
 	"errors"
 	"fmt"
-	"io"
 	"os"
 	"path"
 	"path/filepath"
@@ -178,40 +177,4 @@ func duration(into *time.Duration, text string) error {
 	}
 	*into = d
 	return nil
-}
-
-func usage(w io.Writer) {
-	var b strings.Builder
-	b.WriteString(`Usage: attune-lambda [--http ADDRESS]
-
-Runs actions of packs as a function: the bootstrap of an AWS Lambda function, which Lambda starts without arguments, or with --http a
-server for Knative, Cloud Run, OpenFaaS and the like.
-
-  --http ADDRESS   serve over HTTP, like :8080; ":" alone takes the port from PORT, else 8080
-  --version        print the version
-
-Events, the first that fits:
-  request      "schema": "attune.request/v1": names an allowed action; answered with the result document
-  http         Function URL, API Gateway v2 (requestContext.http), API Gateway v1 and load balancers (httpMethod): the body, JSON or a form, is the
-               parameters, without a body the query is; answered with 200, 400, 403, 409, 422, 504 or 500 and the result document
-  sqs          each record's body is the parameters of one run; a body that is no JSON object is the parameter "message". Answered with
-               batchItemFailures; a FIFO group stops at its first failure; all failed is an error
-  sns          the same with each message; an error when one failed
-  s3           each record is the parameters of one run; an error when one failed
-  eventbridge  "detail-type": the event is the parameters; an error when it failed
-  raw          anything else: the event is the parameters; answered as a direct request
-
-Variables:
-`)
-	for _, o := range options {
-		fmt.Fprintf(&b, "  %s=%s\n      %s\n", o.name, o.value, o.help)
-	}
-	b.WriteString(`
-  AWS_LAMBDA_LOG_LEVEL=DEBUG|INFO|WARN|ERROR
-      the least level that is logged; INFO unless set
-  ATTUNE_PACKS, ATTUNE_CACHE, ATTUNE_LAYERS, ATTUNE_ALLOW_ENV, ATTUNE_MAX_TIMEOUT, ATTUNE_MIN_ISOLATION, ATTUNE_CONFIG, …
-      as for attune-run. Unless set, packs are in $LAMBDA_TASK_ROOT/packs and /opt/attune/packs, environments are built below /tmp/attune,
-      and used in place from /opt/attune/cache and $LAMBDA_TASK_ROOT/cache
-`)
-	_, _ = io.WriteString(w, b.String())
 }

@@ -10,6 +10,7 @@ import (
 	"os"
 
 	"github.com/attune-run/attune/executor"
+	"github.com/attune-run/attune/internal/manpage"
 	"github.com/attune-run/attune/internal/version"
 )
 
@@ -23,6 +24,7 @@ func run(args, environ []string, stdout, stderr io.Writer) int {
 	flags.SetOutput(stderr)
 	flags.Usage = func() { usage(stdout) }
 	address := flags.String("http", "", "serve over HTTP")
+	man := flags.String("man", "", "print the manual")
 	printVersion := flags.Bool("version", false, "print the version")
 	err := flags.Parse(args)
 	switch {
@@ -30,6 +32,12 @@ func run(args, environ []string, stdout, stderr io.Writer) int {
 		return 0
 	case err != nil:
 		return executor.ExitAttune
+	case *man != "":
+		if err := manpage.Print(stdout, manual(), *man, variables(environ)["SOURCE_DATE_EPOCH"]); err != nil {
+			_, _ = fmt.Fprintln(stderr, "attune-lambda: error:", err)
+			return executor.ExitAttune
+		}
+		return 0
 	case *printVersion:
 		_, _ = fmt.Fprintln(stdout, version.String())
 		return 0

@@ -203,5 +203,12 @@ func TestTheHelpListsEveryVariable(t *testing.T) {
 	for _, o := range options {
 		assert.Contains(t, help.String(), o.name+"=")
 	}
+	var page strings.Builder
+	assert.Equal(t, 0, run([]string{"--man", "roff"}, []string{"SOURCE_DATE_EPOCH=1700000000"}, &page, io.Discard))
+	assert.Contains(t, page.String(), `.TH ATTUNE-LAMBDA 1 "2023-11-14"`)
+	for _, o := range options {
+		assert.Contains(t, strings.ReplaceAll(page.String(), `\`, ""), o.name+"=")
+	}
+	assert.Equal(t, executor.ExitAttune, run([]string{"--man", "html"}, nil, io.Discard, io.Discard))
 	assert.Equal(t, executor.ExitAttune, run([]string{"--htpp"}, nil, io.Discard, io.Discard))
 }

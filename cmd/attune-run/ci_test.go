@@ -15,6 +15,8 @@ import (
 	"github.com/alecthomas/kong"
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
+
+	"github.com/attune-run/attune/internal/doctest"
 )
 
 var update = flag.Bool("update", false, "write the golden files")
@@ -221,17 +223,9 @@ func TestFilesThatCannotBeWrittenAreWarnings(t *testing.T) {
 }
 
 func TestEveryCommandShowsExamples(t *testing.T) {
-	parser, err := kong.New(&cli{}, grammar(nil)...)
+	parser, err := kong.New(&cli{}, append(grammar(nil), kong.Name("attune-run"))...)
 	require.NoError(t, err)
-	commands := 0
-	require.NoError(t, kong.Visit(parser.Model, func(node kong.Visitable, next kong.Next) error {
-		if command, ok := node.(*kong.Node); ok && command.Type == kong.CommandNode {
-			commands++
-			assert.Regexp(t, `Examples:\n  |Load it in the shell`, command.Detail, command.Path())
-		}
-		return next(nil)
-	}))
-	assert.Greater(t, commands, 30)
+	assert.Greater(t, doctest.CheckExamples(t, parser.Model, "attune", "attune-run"), 30)
 	out, err := newAttune(t).command("pack", "test", "--help").Output()
 	require.NoError(t, err)
 	assert.Contains(t, string(out), "attune-run pack test ./packs/mine --matrix")
@@ -240,9 +234,10 @@ func TestEveryCommandShowsExamples(t *testing.T) {
 func TestCompletionKnowsPacksAndActions(t *testing.T) {
 	a := newAttune(t)
 	require.NoError(t, os.WriteFile(filepath.Join(a.dir, "plan.yaml"), nil, 0o644))
+	a.output("pack", "new", "mine", "--dir", "other", "--runtime", "shell")
 	for line, want := range map[string]string{
 		"attune-run core.e": "core.echo", "attune-run run core.e": "core.echo", "attune-run pack show cor": "core", "attune-run pack show core.n": "core.noop",
-		"attune-run pack test exa": "examples", "attune-run batch pl": "plan.yaml", "attune-run ba": "batch", "attune-run pack te": "test",
+		"attune-run pack test exa": "examples", "attune-run batch pl": "plan.yaml", "attune-run ba": "batch", "attune-run --packs other run mine.": "mine.hello", "attune-run pack te": "test",
 	} {
 		cmd := a.command()
 		cmd.Env = append(a.env, "COMP_LINE="+line)

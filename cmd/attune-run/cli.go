@@ -14,6 +14,7 @@ import (
 	"github.com/alecthomas/kong"
 
 	"github.com/attune-run/attune/executor"
+	"github.com/attune-run/attune/internal/completion"
 	"github.com/attune-run/attune/internal/config"
 	"github.com/attune-run/attune/internal/nearest"
 	"github.com/attune-run/attune/internal/requestflags"
@@ -22,6 +23,15 @@ import (
 // cli is what is true of every command; the rest stands with its command.
 type cli struct {
 	globals
+}
+
+// Help shows examples under `--help`.
+func (cli) Help() string {
+	return `Examples:
+  attune-run core.echo -p message=hello              (an action of a pack)
+  attune-run ./report.py --day 2026-01-01            (a script; everything behind it is its own)
+  attune-run pack list
+  attune-run explain core.echo`
 }
 
 // command is one word of the command line.
@@ -57,7 +67,7 @@ func isCommand(word string) bool {
 // every execution would pay for; the whole is needed only where the first argument is a flag, or help is asked for.
 func grammar(args []string) []kong.Option {
 	only := ""
-	if len(args) > 0 && os.Getenv(completing) == "" {
+	if len(args) > 0 && !completion.Asked() {
 		switch {
 		case isCommand(args[0]):
 			only = args[0]

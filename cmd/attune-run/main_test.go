@@ -16,7 +16,8 @@ var programs = map[string]func(){}
 
 // TestMain lets the scripts start this very binary as attune-run.
 func TestMain(m *testing.M) {
-	programs["attune-run"] = func() { os.Exit(run(context.Background(), os.Args, stdio{os.Stdin, os.Stdout, os.Stderr})) }
+	self := func() { os.Exit(run(context.Background(), os.Args, stdio{os.Stdin, os.Stdout, os.Stderr})) }
+	programs["attune"], programs["attune-run"] = self, self
 	testscript.Main(m, programs)
 }
 

@@ -2,6 +2,7 @@ package main
 
 import (
 	"bufio"
+	"bytes"
 	"encoding/json"
 	"errors"
 	"io"
@@ -100,6 +101,27 @@ func (a *attune) write(name, text string) string {
 	path := filepath.Join(a.dir, name)
 	require.NoError(a.t, os.WriteFile(path, []byte(text), 0o700))
 	return path
+}
+
+// output runs a command that must succeed.
+func (a *attune) output(args ...string) string {
+	a.t.Helper()
+	cmd := a.command(args...)
+	var errors bytes.Buffer
+	cmd.Stderr = &errors
+	out, err := cmd.Output()
+	require.NoError(a.t, err, "%s%s", out, errors.String())
+	return string(out)
+}
+
+// fails runs a command that must exit with code, and returns what it said.
+func (a *attune) fails(code int, args ...string) string {
+	a.t.Helper()
+	out, err := a.command(args...).CombinedOutput()
+	var exit *exec.ExitError
+	require.ErrorAs(a.t, err, &exit, "%s", out)
+	require.Equal(a.t, code, exit.ExitCode(), "%s", out)
+	return string(out)
 }
 
 // json runs and reads the result document.

@@ -29,7 +29,7 @@ type packsCmd struct {
 }
 
 type packsPushCmd struct {
-	Dir []string `arg:"" type:"existingdir" help:"Directories of packs."`
+	Dir []string `arg:"" type:"existingdir" predictor:"pack" help:"Directories of packs."`
 	show.Format
 }
 
@@ -145,7 +145,7 @@ type scheduleCmd struct {
 type scheduleAddCmd struct {
 	Name   string   `arg:"" help:"Name of the schedule: letters, digits, _ and -."`
 	Cron   string   `arg:"" help:"Five fields as in crontab(5), in quotes, @hourly and its like, or \"@every 90s\"."`
-	Target string   `arg:"" name:"action|script" help:"What it submits."`
+	Target string   `arg:"" name:"action|script" predictor:"action" help:"What it submits."`
 	Args   []string `arg:"" optional:"" help:"The script's own arguments, behind --."`
 
 	Zone    string `placeholder:"ZONE" help:"Time zone whose clocks count, like Europe/Berlin; UTC unless said."`

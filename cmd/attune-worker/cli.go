@@ -8,6 +8,8 @@ import (
 
 	"github.com/alecthomas/kong"
 
+	"github.com/attune-run/attune/internal/cmdline"
+	"github.com/attune-run/attune/internal/completion"
 	"github.com/attune-run/attune/internal/config"
 	"github.com/attune-run/attune/internal/version"
 )
@@ -15,6 +17,14 @@ import (
 // cli is what is true of every command; the rest stands with its command.
 type cli struct {
 	globals
+}
+
+// Help shows examples under `--help`.
+func (cli) Help() string {
+	return `Examples:
+  attune-worker serve                                        (in one terminal)
+  attune-worker submit core.echo -p message=hello --wait     (in another)
+  attune-worker ls --state running`
 }
 
 // globals are the flags every command takes. Their defaults come from the configuration.
@@ -49,12 +59,16 @@ var commands = []command{
 	{"dlq", "Look after executions that used up their attempts.", func() any { return &dlqCmd{} }},
 	{"queue", "Show what waits; move it to a cluster.", func() any { return &queueCmd{} }},
 	{"version", "Show the version.", func() any { return &versionCmd{} }},
+	{"completion", "Print a completion script for a shell.", func() any { return &completionCmd{} }},
+	{"man", "Print the manual page.", func() any { return &manCmd{} }},
 }
+
+var description = kong.Description("A pool of workers that run automation actions: serve it, submit to it, look into it.")
 
 // grammar is the part of the command line that the arguments can mean: Kong takes milliseconds to read all of it.
 func grammar(args []string) []kong.Option {
 	only := ""
-	if len(args) > 0 && slices.ContainsFunc(commands, func(c command) bool { return c.name == args[0] }) {
+	if len(args) > 0 && !completion.Asked() && slices.ContainsFunc(commands, func(c command) bool { return c.name == args[0] }) {
 		only = args[0]
 	}
 	var options []kong.Option
@@ -85,4 +99,23 @@ type versionCmd struct{}
 func (*versionCmd) Run(a *app) error {
 	_, err := fmt.Fprintln(a.std.out, version.String())
 	return err
+}
+
+type completionCmd struct{ completion.Command }
+
+// Help says where the script goes.
+func (completionCmd) Help() string { return completion.Help("attune-worker") }
+
+// Run prints a script that makes the shell ask this binary.
+func (c *completionCmd) Run(a *app) error { return c.Print(a.std.out, "attune-worker") }
+
+type manCmd struct{ cmdline.Man }
+
+// Run prints the manual of all commands.
+func (c *manCmd) Run(a *app) error {
+	whole, err := kong.New(&cli{}, append(grammar(nil), kong.Name("attune-worker"), description)...)
+	if err != nil {
+		return err
+	}
+	return c.Print(a.std.out, whole.Model)
 }

@@ -1,54 +1,89 @@
 package main
 
 import (
-	"context"
 	"fmt"
 	"net"
 	"net/http"
 	"os"
 	"os/exec"
 	"path/filepath"
-	"regexp"
 	"strings"
 	"syscall"
 	"testing"
 	"time"
 
+	"github.com/alecthomas/kong"
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
+
+	"github.com/attune-run/attune/internal/doctest"
 )
 
-// TestDocsAreTrue serves as the page says, runs the commands of its console blocks, in order, in one shell, and compares what they
-// print; "..." stands for anything.
+// TestDocsAreTrue serves as the pages say, runs their commands and compares what they print.
 func TestDocsAreTrue(t *testing.T) {
-	page, err := os.ReadFile("../../docs/worker.md")
-	require.NoError(t, err)
-	port := freePort(t)
-	text := strings.ReplaceAll(string(page), "9464", port)
-	env := docsEnv(t)
-	serveForDocs(t, env, port)
+	for _, page := range doctest.AttuneWorker {
+		t.Run(page, func(t *testing.T) {
+			t.Parallel()
+			port, env := freePort(t), docsEnv(t)
+			serveForDocs(t, env, port)
+			doctest.Run(t, doctest.Read(t, page), doctest.Setting{Dir: t.TempDir(), Env: env, Replace: []string{"9464", port}})
+		})
+	}
+}
 
-	var script strings.Builder
-	var steps [][2]string // command, output
-	for _, block := range regexp.MustCompile("(?s)```console\n(.*?)```").FindAllStringSubmatch(text, -1) {
-		for _, step := range strings.Split("\n"+block[1], "\n$ ")[1:] {
-			command, output, _ := strings.Cut(strings.TrimRight(step, "\n"), "\n")
-			script.WriteString(command + "\necho --end-of-step--\n")
-			steps = append(steps, [2]string{command, output})
-		}
+// What pages show and cannot run names commands and flags that there are.
+func TestDocsNameWhatThereIs(t *testing.T) {
+	parser, err := kong.New(&cli{}, append(grammar(nil), kong.Name("attune-worker"))...)
+	require.NoError(t, err)
+	assert.Greater(t, doctest.CheckPages(t, parser.Model, "attune-worker"), 30)
+}
+
+func TestEveryCommandShowsExamples(t *testing.T) {
+	parser, err := kong.New(&cli{}, append(grammar(nil), kong.Name("attune-worker"))...)
+	require.NoError(t, err)
+	assert.Greater(t, doctest.CheckExamples(t, parser.Model, "attune-worker"), 30)
+	out, err := exec.Command("attune-worker", "schedule", "add", "--help").Output()
+	require.NoError(t, err)
+	assert.Contains(t, string(out), "Europe/Berlin --missed once")
+}
+
+func TestCompletionKnowsCommandsFlagsAndActions(t *testing.T) {
+	env := docsEnv(t)
+	mine := t.TempDir()
+	for name, text := range map[string]string{"pack.yaml": "ref: mine\nversion: 1.0.0\n", "actions/hello.yaml": "ref: mine.hello\nentry_point: hello.sh\n", "actions/hello.sh": "echo\n"} {
+		path := filepath.Join(mine, "mine", name)
+		require.NoError(t, os.MkdirAll(filepath.Dir(path), 0o755))
+		require.NoError(t, os.WriteFile(path, []byte(text), 0o644))
 	}
-	ctx, cancel := context.WithTimeout(t.Context(), 2*time.Minute)
-	defer cancel()
-	shell := exec.CommandContext(ctx, "bash", "-c", "exec 2>&1\n"+script.String())
-	shell.Dir, shell.Env = t.TempDir(), env
-	out, err := shell.CombinedOutput()
-	require.NoError(t, err, "%s", out)
-	printed := strings.Split(string(out), "--end-of-step--\n")
-	require.Len(t, printed, len(steps)+1)
-	for i, step := range steps {
-		pattern := "(?s)^" + strings.ReplaceAll(regexp.QuoteMeta(step[1]), `\.\.\.`, ".*") + "$"
-		assert.Regexp(t, pattern, strings.TrimRight(printed[i], "\n"), "$ %s", step[0])
+	for line, want := range map[string]string{
+		"attune-worker sub": "submit", "attune-worker dlq re": "retry", "attune-worker serve --trus": "--trusted-keys", "attune-worker submit core.e": "core.echo",
+		"attune-worker schedule add x @hourly core.n": "core.noop", "attune-worker submit --packs " + mine + " mine.": "mine.hello",
+		"attune-worker ls --action core.s": "core.sleep",
+	} {
+		cmd := exec.Command("attune-worker")
+		cmd.Env = append(env, "COMP_LINE="+line)
+		out, err := cmd.Output()
+		require.NoError(t, err)
+		assert.Contains(t, strings.Fields(string(out)), want, line)
 	}
+	for shell, want := range map[string]string{"bash": "complete -o default -C", "zsh": "bashcompinit", "fish": "complete -c attune-worker -f"} {
+		out, err := exec.Command("attune-worker", "completion", shell).Output()
+		require.NoError(t, err)
+		assert.Contains(t, string(out), want)
+	}
+}
+
+func TestManualHasEveryCommand(t *testing.T) {
+	cmd := exec.Command("attune-worker", "man")
+	cmd.Env = append(os.Environ(), "SOURCE_DATE_EPOCH=1700000000")
+	out, err := cmd.Output()
+	require.NoError(t, err)
+	for _, want := range []string{`.TH ATTUNE-WORKER 1 "2023-11-14"`, "schedule add", "queue promote", `--trusted-keys`} {
+		assert.True(t, strings.Contains(string(out), want), want)
+	}
+	out, err = exec.Command("attune-worker", "man", "--format", "markdown").Output()
+	require.NoError(t, err)
+	assert.True(t, strings.Contains(string(out), "\n### attune-worker schedule add\n"))
 }
 
 // docsEnv is a user's with attune-worker in PATH and the packs that ship with attune.

@@ -273,7 +273,7 @@ func (c *cancelCmd) Run(a *app) error {
 
 type listCmd struct {
 	State      string   `enum:",queued,parked,running,done" default:"" placeholder:"S" help:"queued, parked, running or done."`
-	Action     string   `placeholder:"GLOB" help:"Like core.* or core.echo."`
+	Action     string   `placeholder:"GLOB" predictor:"action" help:"Like core.* or core.echo."`
 	Worker     string   `placeholder:"NAME" help:"Who runs it or ran it last."`
 	Outcome    string   `enum:",succeeded,failed,timed_out,canceled,interrupted,error" default:"" placeholder:"S" help:"succeeded, failed, timed_out, canceled, interrupted or error."`
 	Since      timeFlag `placeholder:"TIME" help:"Submitted since then: 2026-01-31T15:04:05Z, 2026-01-31, or 90m for so long ago."`

@@ -9,6 +9,7 @@ import (
 	"github.com/alecthomas/kong"
 
 	"github.com/attune-run/attune/internal/cmdline"
+	"github.com/attune-run/attune/internal/completion"
 )
 
 func main() {
@@ -27,13 +28,16 @@ func run(ctx context.Context, args []string, std stdio) int {
 	name := filepath.Base(args[0])
 	parser, err := kong.New(&cli, append(grammar(args[1:]),
 		kong.Name(name),
-		kong.Description("A pool of workers that run automation actions: serve it, submit to it, look into it."),
+		description,
 		kong.ConfigureHelp(kong.HelpOptions{Compact: true}),
 		kong.Writers(std.out, std.err),
 		cmdline.Exit(),
 	)...)
 	if err != nil {
 		return cmdline.Conclude(std.err, name, err)
+	}
+	if completion.Answer(parser) {
+		return 0
 	}
 	invocation, err := cmdline.Parse(parser, args[1:])
 	if err != nil {

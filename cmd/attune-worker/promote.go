@@ -14,7 +14,7 @@ type queuePromoteCmd struct{ show.Format }
 
 // Help shows how it is used under `queue promote --help`.
 func (queuePromoteCmd) Help() string {
-	return `Stop the workers that serve the store first; afterwards start them with the same --nats:
+	return `Stop the workers that serve the store first; afterwards start them with the same --nats. Examples:
   attune-worker queue promote --store /var/lib/attune/pool --nats nats://a:4222,nats://b:4222,nats://c:4222
 The store stays as it is. Do not serve it again: from then on the cluster holds the truth.`
 }

@@ -77,7 +77,7 @@ func cutLast(text, separator string) (before, after string, found bool) {
 }
 
 type submitCmd struct {
-	Target string   `arg:"" optional:"" name:"action|script" help:"An action (pack.action) or a script's path; left out, or -: requests (attune.request/v1) from stdin, one on each line."`
+	Target string   `arg:"" optional:"" name:"action|script" predictor:"action" help:"An action (pack.action) or a script's path; left out, or -: requests (attune.request/v1) from stdin, one on each line."`
 	Args   []string `arg:"" optional:"" help:"The script's own arguments, behind --."`
 
 	requestflags.Flags `embed:""`

@@ -11,6 +11,8 @@ import (
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 	"go.yaml.in/yaml/v4"
+
+	"github.com/attune-run/attune/internal/doctest"
 )
 
 // template is a CloudFormation template, as far as it is checked.
@@ -42,8 +44,7 @@ func eachNode(n *yaml.Node, visit func(*yaml.Node)) {
 }
 
 func TestTemplatesRefer(t *testing.T) {
-	docs, err := os.ReadFile("../../docs/lambda.md")
-	require.NoError(t, err)
+	docs := doctest.Read(t, "lambda.md").Text
 	for _, name := range []string{"template.yaml", "sqs.yaml"} {
 		parsed, root := readTemplate(t, name)
 		assert.Equal(t, "AWS::Serverless-2016-10-31", parsed.Transform)
@@ -70,7 +71,7 @@ func TestTemplatesRefer(t *testing.T) {
 				assert.True(t, strings.HasPrefix(n.Tag, "!!") || n.Tag == "" || strings.HasPrefix(n.Tag, "!Not") || n.Tag == "!Equals", "%s: %s", name, n.Tag)
 			}
 			if strings.HasPrefix(n.Value, "ATTUNE_") {
-				assert.Contains(t, string(docs), n.Value, "a variable nobody explains")
+				assert.Contains(t, docs, n.Value, "a variable nobody explains")
 			}
 		})
 	}

@@ -26,22 +26,22 @@ import (
 // document is attune.yaml. Every key has a variable of its own, ATTUNE_ and the key in capitals, except
 // where settings says otherwise; variables win over the file, flags over both.
 type document struct {
-	Packs          []string                  `yaml:"packs"`           // pack directories, relative to the file
-	Cache          string                    `yaml:"cache"`           // environment cache, relative to the file
-	Runtimes       []string                  `yaml:"runtimes"`        // the only runtimes to use; empty: all
-	AllowEnv       []string                  `yaml:"allow_env"`       // globs of variables that pass_env may ask for
-	Proxies        *bool                     `yaml:"proxies"`         // proxy and CA variables reach sealed actions
-	MaxTimeout     string                    `yaml:"max_timeout"`     // upper bound of any timeout
-	InstallScripts *bool                     `yaml:"install_scripts"` // packages may run install scripts
-	Layers         []string                  `yaml:"layers"`          // read-only lower caches, relative to the file
-	LayerOwners    []int                     `yaml:"layer_owners"`    // uids that layers may belong to beside root
-	Shared         *bool                     `yaml:"shared"`          // the cache belongs to a group
-	Network        string                    `yaml:"network"`         // online, prefer-offline or offline: builds
-	Locked         *bool                     `yaml:"locked"`          // refuse dependencies without lock file or hashes
-	BuildTimeout   string                    `yaml:"build_timeout"`   // longest build of an environment
-	MinIsolation   string                    `yaml:"min_isolation"`   // none, basic or strict: no request gets less
-	MaxLimits      map[string]any            `yaml:"max_limits"`      // limit → value: no request gets more
-	PackConfig     map[string]map[string]any `yaml:"pack_config"`     // pack → values over its own defaults
+	Packs          []string                  `yaml:"packs"`           // pack directories, relative to the file, before ./packs and /opt/attune/packs; as a variable separated by colons
+	Cache          string                    `yaml:"cache"`           // environment cache, relative to the file; $XDG_CACHE_HOME/attune, else ~/.cache/attune, unless said
+	Runtimes       []string                  `yaml:"runtimes"`        // the only runtimes to use; all unless said
+	AllowEnv       []string                  `yaml:"allow_env"`       // globs of variables that pass_env may ask for; none unless said
+	Proxies        *bool                     `yaml:"proxies"`         // proxy and CA variables reach sealed actions; false unless said
+	MaxTimeout     string                    `yaml:"max_timeout"`     // upper bound of any timeout; none unless said
+	InstallScripts *bool                     `yaml:"install_scripts"` // packages may run their own install scripts; false unless said
+	Layers         []string                  `yaml:"layers"`          // read-only caches below the cache, relative to the file, asked in this order; as a variable separated by colons
+	LayerOwners    []int                     `yaml:"layer_owners"`    // uids that layers may belong to beside root and the user
+	Shared         *bool                     `yaml:"shared"`          // the cache belongs to its group; false unless said
+	Network        string                    `yaml:"network"`         // online, prefer-offline or offline: what builds may do; online unless said
+	Locked         *bool                     `yaml:"locked"`          // refuse dependencies without lock file or hashes; false unless said
+	BuildTimeout   string                    `yaml:"build_timeout"`   // longest build of an environment; 15m unless said
+	MinIsolation   string                    `yaml:"min_isolation"`   // none, basic or strict: no request gets less; none unless said
+	MaxLimits      map[string]any            `yaml:"max_limits"`      // limit → value: no request gets more; as a variable memory=2G,pids=500
+	PackConfig     map[string]map[string]any `yaml:"pack_config"`     // pack → values over its own configuration
 
 	trust `yaml:",inline"`
 

@@ -3,10 +3,14 @@ package config
 import (
 	"os"
 	"path/filepath"
+	"strings"
 	"testing"
 
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
+	"go.yaml.in/yaml/v4"
+
+	"github.com/attune-run/attune/internal/doctest"
 )
 
 func TestFlagsWinOverVariablesOverTheFileOverDefaults(t *testing.T) {
@@ -47,4 +51,21 @@ func TestFlagsWinOverVariablesOverTheFileOverDefaults(t *testing.T) {
 	assert.Equal(t, []string{"/layer/of/flag"}, cfg.Executor().Layers)
 	assert.True(t, cfg.Executor().Shared)
 	assert.Contains(t, cfg.Settings, Setting{"shared", "true", "--shared"})
+}
+
+// The configuration that pages show has keys that there are.
+func TestTheConfigurationOfPagesIsKnown(t *testing.T) {
+	shown := 0
+	for _, name := range []string{"worker.md", "secrets.md"} {
+		for _, block := range doctest.Read(t, name).Blocks {
+			if block.Language != "yaml" || block.Note != "" {
+				continue
+			}
+			decoder := yaml.NewDecoder(strings.NewReader(block.Text))
+			decoder.KnownFields(true)
+			assert.NoError(t, decoder.Decode(&document{}), "%s:%d", name, block.Line)
+			shown++
+		}
+	}
+	assert.Equal(t, 2, shown)
 }

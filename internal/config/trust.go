@@ -10,21 +10,21 @@ import (
 
 // trust is the part of attune.yaml that says whom an operator trusts with what.
 type trust struct {
-	RequireSignature *bool       `yaml:"require_signature"` // run and install signed packs only
-	TrustedKeys      []string    `yaml:"trusted_keys"`      // ed25519:<base64>, or PEM files relative to the configuration
-	PackInstall      packLimits  `yaml:"pack_install"`      // zero: pack.DefaultLimits
-	Secrets          secretsFile `yaml:"secrets"`
+	RequireSignature *bool       `yaml:"require_signature"` // run and install signed packs only; false unless said
+	TrustedKeys      []string    `yaml:"trusted_keys"`      // whose signatures count: ed25519:<base64>, or PEM files relative to the configuration
+	PackInstall      packLimits  `yaml:"pack_install"`      // bounds of pack install
+	Secrets          secretsFile `yaml:"secrets"`           // what requests from elsewhere may name
 }
 
 type packLimits struct {
-	MaxFiles int   `yaml:"max_files"`
-	MaxBytes Size  `yaml:"max_bytes"`
-	MaxRatio int64 `yaml:"max_ratio"`
-	MaxDepth int   `yaml:"max_depth"`
+	MaxFiles int   `yaml:"max_files"` // files and directories; 10000 unless said
+	MaxBytes Size  `yaml:"max_bytes"` // unpacked bytes; 512M unless said
+	MaxRatio int64 `yaml:"max_ratio"` // unpacked to packed size, beyond 8 MiB; 100 unless said
+	MaxDepth int   `yaml:"max_depth"` // parts of a path; 32 unless said
 }
 
 type secretsFile struct {
-	Providers executor.Providers `yaml:"providers"` // what requests from elsewhere may name
+	Providers executor.Providers `yaml:"providers"` // kind of reference → its bounds: prefixes, dir or command
 }
 
 // resolveTrust takes variables, then the file. A key that cannot be read is an error: it may be the one that counts.

@@ -16,35 +16,35 @@ import (
 
 // brokerFile is what attune.yaml says about where the pool's storage is.
 type brokerFile struct {
-	NATS        string `yaml:"nats"`        // URLs, separated by commas
-	Store       string `yaml:"store"`       // directory of the embedded server, relative to the file
+	NATS        string `yaml:"nats"`        // URLs of a NATS server or cluster, separated by commas; none: a server in the worker's own process
+	Store       string `yaml:"store"`       // directory of that server, relative to the file; attune/pool below the user's data directory unless said
 	Credentials string `yaml:"credentials"` // file of a NATS user (JWT and seed)
-	CA          string `yaml:"ca"`          // PEM files of TLS
-	Cert        string `yaml:"cert"`
-	Key         string `yaml:"key"`
-	Sync        string `yaml:"sync"`     // always or relaxed
-	Replicas    int    `yaml:"replicas"` // of what is stored in a cluster; zero: 3 where there are as many servers
-	AckWait     string `yaml:"ack_wait"`
+	CA          string `yaml:"ca"`          // PEM file of the authority that signed the server's certificate
+	Cert        string `yaml:"cert"`        // PEM file of the client's certificate; with key
+	Key         string `yaml:"key"`         // PEM file of its private key
+	Sync        string `yaml:"sync"`        // always, or relaxed: what was accepted may be lost with the machine; always unless said
+	Replicas    int    `yaml:"replicas"`    // of what is stored in a cluster; 3 where there are as many servers unless said
+	AckWait     string `yaml:"ack_wait"`    // how long a silent worker keeps what it took; 60s unless said
 }
 
 // workerFile is what attune.yaml says about serving.
 type workerFile struct {
-	Name         string            `yaml:"name"`
-	Mode         string            `yaml:"mode"`
-	Concurrency  int               `yaml:"concurrency"`
-	Labels       map[string]string `yaml:"labels"`
-	Taints       []string          `yaml:"taints"`
-	TrustedKeys  []string          `yaml:"trusted_keys"`
-	AllowActions []string          `yaml:"allow_actions"`
-	AllowScripts *bool             `yaml:"allow_scripts"`
-	PackDir      string            `yaml:"pack_dir"`
-	Grace        string            `yaml:"grace"`
-	HTTP         string            `yaml:"http"`
-	LogFormat    string            `yaml:"log_format"`
-	LogLevel     string            `yaml:"log_level"`
-	Heartbeat    string            `yaml:"heartbeat"`
-	Fence        string            `yaml:"fence"`
-	Unroutable   string            `yaml:"unroutable"`
+	Name         string            `yaml:"name"`          // unique in the pool; the host's name unless said
+	Mode         string            `yaml:"mode"`          // worker prepares every environment at start, agent on first use; worker unless said
+	Concurrency  int               `yaml:"concurrency"`   // executions at once; the number of processors unless said
+	Labels       map[string]string `yaml:"labels"`        // what selectors choose by; as a variable zone=a,disk=ssd
+	Taints       []string          `yaml:"taints"`        // keep away whoever does not tolerate them: gpu=yes
+	TrustedKeys  []string          `yaml:"trusted_keys"`  // of submitters: NAME=ed25519:<base64>, or PEM files; with any, nobody else's requests run
+	AllowActions []string          `yaml:"allow_actions"` // globs of actions that may run; all unless said
+	AllowScripts *bool             `yaml:"allow_scripts"` // run code that requests bring along; false unless said
+	PackDir      string            `yaml:"pack_dir"`      // packs of the pool are kept below it; pool-packs in the cache unless said
+	Grace        string            `yaml:"grace"`         // time that running executions have at SIGTERM; 30s unless said
+	HTTP         string            `yaml:"http"`          // address of /healthz, /readyz and /metrics, a port alone is on loopback; none unless said
+	LogFormat    string            `yaml:"log_format"`    // json or text; text on a terminal unless said
+	LogLevel     string            `yaml:"log_level"`     // debug, info, warn or error; info unless said
+	Heartbeat    string            `yaml:"heartbeat"`     // how often a worker looks whether it still holds an execution; 15s unless said
+	Fence        string            `yaml:"fence"`         // without a successful heartbeat for so long the action is ended; 45s unless said
+	Unroutable   string            `yaml:"unroutable"`    // how long a request waits for a worker that is able to run it; 10m unless said
 }
 
 // BrokerFlags are the flags of every command of the pool that say where it is.

@@ -1,4 +1,4 @@
-// Package manpage writes a program's manual page from the model of its command line.
+// Package manpage describes a program's command line, and writes it as a manual page or as a page of Markdown.
 package manpage
 
 import (
@@ -6,68 +6,91 @@ import (
 	"strings"
 	"time"
 
-	"github.com/alecthomas/kong"
 	"github.com/muesli/roff"
 )
 
-// Write writes the page for section 1, with every command that is not hidden. Its date is the given one, so that the same
-// program always has the same page.
-func Write(w io.Writer, app *kong.Application, date time.Time) error {
-	p := page{roff.NewDocument()}
-	p.Heading(1, strings.ToUpper(app.Name), app.Name, date)
-	p.Section("Name")
-	p.Text(app.Name + " - " + strings.TrimSuffix(app.Help, "."))
-	p.Section("Synopsis")
-	p.TextBold(app.Name)
-	p.Text(" COMMAND [ARGUMENT...]")
-	p.Section("Options")
-	p.flags(app.Flags)
-	p.Section("Commands")
-	for _, command := range app.Leaves(true) {
-		p.command(command)
+// Page is a program's manual. It knows no library of command lines: a program that links none has one as well.
+type Page struct {
+	Name     string // "attune-run"
+	Summary  string // what it does, in one line without a full stop
+	Synopsis string // what stands behind the name
+	Examples string // as they are to be shown; empty: none
+	Sections []Section
+}
+
+// Section is a part of a Page with a title.
+type Section struct {
+	Title   string
+	Text    string // before the entries
+	Entries []Entry
+}
+
+// Entry is a command, an argument, a flag or a variable.
+type Entry struct {
+	Name    string
+	Help    string
+	Detail  string  // examples, as they are to be shown
+	Entries []Entry // a command's arguments and flags
+}
+
+// Roff writes the page for section 1 of the manual. Its date is the given one, so that the same program always has the same page.
+func (p Page) Roff(w io.Writer, date time.Time) error {
+	d := &document{Document: roff.NewDocument()}
+	d.Heading(1, strings.ToUpper(p.Name), p.Name, date)
+	d.Section("Name")
+	d.Text(p.Name + " - " + p.Summary)
+	d.Section("Synopsis")
+	d.TextBold(p.Name)
+	d.Text(" " + p.Synopsis)
+	if p.Examples != "" {
+		d.Section("Examples")
+		d.asItIs(p.Examples)
 	}
-	_, err := io.WriteString(w, p.String()+"\n")
+	for _, section := range p.Sections {
+		d.Section(section.Title)
+		if section.Text != "" {
+			d.Text(section.Text)
+		}
+		d.entries(section.Entries)
+	}
+	_, err := io.WriteString(w, d.before.String()+d.String()+"\n")
 	return err
 }
 
-type page struct{ *roff.Document }
+// document is a page as it is written.
+type document struct {
+	*roff.Document                 // what is written now
+	before         strings.Builder // what was written before the last example
+}
 
-func (p page) command(node *kong.Node) {
-	p.entry(node.Path()+arguments(node), node.Help)
-	p.Indent(7)
-	for _, argument := range node.Positional {
-		if argument.Help != "" {
-			p.entry(argument.Summary(), argument.Help)
+// asItIs keeps lines and spaces, with the macros nf and fi (groff_man(7)) that the library has no words for.
+func (d *document) asItIs(text string) {
+	d.EndSection()
+	d.before.WriteString(d.String() + ".nf\n")
+	for line := range strings.SplitSeq(text, "\n") {
+		one := roff.NewDocument()
+		one.Text(line)
+		d.before.WriteString(one.String() + "\n")
+	}
+	d.before.WriteString(".fi\n")
+	d.Document = roff.NewDocument()
+}
+
+func (d *document) entries(entries []Entry) {
+	for _, e := range entries {
+		d.TaggedParagraph(-1)
+		d.TextBold(e.Name)
+		d.EndSection()
+		d.Text(e.Help)
+		if len(e.Entries) == 0 && e.Detail == "" {
+			continue
 		}
-	}
-	p.flags(node.Flags)
-	if node.Detail != "" {
-		p.Paragraph()
-		p.EndSection()
-		p.Text(node.Detail)
-	}
-	p.IndentEnd()
-}
-
-func arguments(node *kong.Node) string {
-	var text strings.Builder
-	for _, argument := range node.Positional {
-		text.WriteString(" " + argument.Summary())
-	}
-	return text.String()
-}
-
-func (p page) flags(flags []*kong.Flag) {
-	for _, flag := range flags {
-		if !flag.Hidden {
-			p.entry(flag.String(), flag.Help)
+		d.Indent(7)
+		d.entries(e.Entries)
+		if e.Detail != "" {
+			d.Paragraph()
+			d.asItIs(e.Detail)
 		}
+		d.IndentEnd()
 	}
-}
-
-func (p page) entry(name, help string) {
-	p.TaggedParagraph(-1)
-	p.TextBold(name)
-	p.EndSection()
-	p.Text(help)
 }

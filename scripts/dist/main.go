@@ -180,42 +180,69 @@ func (r *release) program(name string, p platform) string {
 	return filepath.Join(r.out, name+"-"+p.String())
 }
 
-// manuals asks attune-run itself, built for this machine, for its manual page and its completions.
+// manuals asks the programs themselves, built for this machine, for their manual pages and completions.
 func (r *release) manuals() error {
-	self := filepath.Join(r.work, "attune-run")
-	if err := r.compile("attune-run", self); err != nil {
-		return err
-	}
-	page, err := dated(r.date, self, "man")
-	if err != nil {
-		return err
-	}
-	if err := r.compress("attune-run.1.gz", page); err != nil {
-		return err
-	}
-	for system, installed := range installed {
-		if err := r.completions(self, system, installed); err != nil {
+	for _, program := range r.programs {
+		self := filepath.Join(r.work, program)
+		if err := r.compile(program, self); err != nil {
 			return err
+		}
+		page, err := dated(r.date, append([]string{self}, manual(program)...)...)
+		if err != nil {
+			return err
+		}
+		if err := r.compress(program+".1.gz", page); err != nil {
+			return err
+		}
+		for system, dir := range installed {
+			if err := r.completions(self, program, system, dir); err != nil {
+				return err
+			}
 		}
 	}
 	return nil
 }
 
-// installed is where attune-run is installed, by system: completions call it there. Packages use it, and on macOS /usr/bin is the system's own.
-var installed = map[string]string{"linux": "/usr/bin/attune-run", "darwin": "/usr/local/bin/attune-run"}
+// manual is how a program is asked for its manual page.
+func manual(program string) []string {
+	if program == "attune-lambda" {
+		return []string{"--man", "roff"}
+	}
+	return []string{"man"}
+}
 
-// completions keeps a system's in the working directory: bash-linux.
-func (r *release) completions(self, system, installed string) error {
-	for shell, around := range map[string][2]string{
-		"bash": {},
-		"zsh":  {"#compdef attune-run attune\n", "_bash_complete -o default -C " + installed + "\n"}, // the first completion loads this file, and wants an answer
-		"fish": {},
-	} {
-		script, err := output(self, "completion", shell, "--program", installed)
+// completed are the names whose command lines a program completes.
+func completed(program string) []string {
+	switch program {
+	case "attune-run":
+		return []string{"attune-run", "attune"}
+	case "attune-worker":
+		return []string{"attune-worker"}
+	}
+	return nil // a function is started by its platform
+}
+
+// shells are those that completions are made for.
+var shells = []string{"bash", "zsh", "fish"}
+
+// installed is where programs are installed, by system: completions call them there. Packages use it, and on macOS /usr/bin is the system's own.
+var installed = map[string]string{"linux": "/usr/bin/", "darwin": "/usr/local/bin/"}
+
+// completions keeps a program's scripts in the working directory, one for each shell: attune-run-linux.bash.
+func (r *release) completions(self, program, system, dir string) error {
+	names := completed(program)
+	if len(names) == 0 {
+		return nil
+	}
+	for _, shell := range shells {
+		script, err := output(self, "completion", shell, "--program", dir+program)
 		if err != nil {
 			return err
 		}
-		if err := os.WriteFile(filepath.Join(r.work, shell+"-"+system), []byte(around[0]+script+"\n"+around[1]), 0o644); err != nil {
+		if shell == "zsh" { // the first completion loads this file, and wants an answer
+			script = "#compdef " + strings.Join(names, " ") + "\n" + script + "\n_bash_complete -o default -C " + dir + program
+		}
+		if err := os.WriteFile(filepath.Join(r.work, program+"-"+system+"."+shell), []byte(script+"\n"), 0o644); err != nil {
 			return err
 		}
 	}

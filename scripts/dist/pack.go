@@ -29,19 +29,24 @@ type file struct {
 // tree is all that is installed, in a fixed order.
 func (r *release) tree(p platform) ([]file, error) {
 	var tree []file
-	for _, program := range r.programsFor(p) {
-		tree = append(tree, file{path: "bin/" + program, source: r.program(program, p), mode: 0o755})
-	}
-	zsh := map[string]string{"linux": "vendor-completions", "darwin": "site-functions"}[p.os] // of Debian, and of Homebrew
 	made := func(name string) string { return filepath.Join(r.work, name) }
+	zsh := map[string]string{"linux": "vendor-completions", "darwin": "site-functions"}[p.os] // of Debian, and of Homebrew
+	for _, program := range r.programsFor(p) {
+		script := program + "-" + p.os
+		tree = append(tree,
+			file{path: "bin/" + program, source: r.program(program, p), mode: 0o755},
+			file{path: "share/man/man1/" + program + ".1.gz", source: made(program + ".1.gz"), mode: 0o644})
+		if len(completed(program)) > 0 {
+			tree = append(tree,
+				file{path: "share/bash-completion/completions/" + program, source: made(script + ".bash"), mode: 0o644},
+				file{path: "share/zsh/" + zsh + "/_" + program, source: made(script + ".zsh"), mode: 0o644},
+				file{path: "share/fish/vendor_completions.d/" + program + ".fish", source: made(script + ".fish"), mode: 0o644})
+		}
+	}
 	tree = append(tree,
 		file{path: "bin/attune", link: "attune-run"},
-		file{path: "share/man/man1/attune-run.1.gz", source: made("attune-run.1.gz"), mode: 0o644},
 		file{path: "share/man/man1/attune.1.gz", link: "attune-run.1.gz"},
-		file{path: "share/bash-completion/completions/attune-run", source: made("bash-" + p.os), mode: 0o644},
 		file{path: "share/bash-completion/completions/attune", link: "attune-run"},
-		file{path: "share/zsh/" + zsh + "/_attune-run", source: made("zsh-" + p.os), mode: 0o644},
-		file{path: "share/fish/vendor_completions.d/attune-run.fish", source: made("fish-" + p.os), mode: 0o644},
 		file{path: "share/fish/vendor_completions.d/attune.fish", link: "attune-run.fish"},
 		file{path: "share/doc/attune/copyright", source: "LICENSE", mode: 0o644},
 		file{path: "share/doc/attune/README.md", source: "README.md", mode: 0o644},

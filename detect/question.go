@@ -2,7 +2,6 @@ package detect
 
 import (
 	"crypto/sha256"
-	"debug/elf"
 	"encoding/hex"
 	"fmt"
 	"hash"
@@ -76,21 +75,12 @@ func contentDigest(files []string) (string, error) {
 	return hex.EncodeToString(h.Sum(nil)), nil
 }
 
-// ownLibraries are the libraries of an ELF binary that lie in the lib directory of its own prefix.
+// ownLibraries are the libraries of a binary that lie in its own prefix.
 func ownLibraries(file string) []string {
-	binary, err := elf.Open(file)
-	if err != nil {
-		return nil // a script, or not for this machine
-	}
-	defer func() { _ = binary.Close() }()
-	names, err := binary.ImportedLibraries()
-	if err != nil {
-		return nil
-	}
 	var found []string
 	prefix := filepath.Dir(filepath.Dir(file))
-	for _, name := range names {
-		for _, dir := range []string{"lib", "lib64"} {
+	for _, name := range importedLibraries(file) {
+		for _, dir := range libraryDirs {
 			if path := filepath.Join(prefix, dir, filepath.Base(name)); isRegular(path) {
 				found = append(found, path)
 				break

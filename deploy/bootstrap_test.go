@@ -1,6 +1,7 @@
 package deploy
 
 import (
+	"cmp"
 	"crypto/sha256"
 	"fmt"
 	"net/http"
@@ -94,6 +95,7 @@ type host struct {
 	path    string // the only directory of programs
 	dir     string // where programs are installed
 	machine string // what uname -m says; empty means the truth
+	system  string // what uname -s says then; empty means Linux
 }
 
 // hosts are the machines people have: each shell, each downloader.
@@ -138,7 +140,7 @@ func (h host) bootstrap(t *testing.T, r *release, env []string, args ...string) 
 		if strings.HasSuffix(h.shell[0], "busybox") {
 			t.Skip("its shell never asks another uname")
 		}
-		h.path = fakeUname(t, h.machine) + ":" + h.path
+		h.path = fakeUname(t, cmp.Or(h.system, "Linux"), h.machine) + ":" + h.path
 	}
 	argv := append(append(h.shell[1:len(h.shell):len(h.shell)], "../scripts/attune-bootstrap.sh"), args...)
 	cmd := exec.Command(h.shell[0], argv...)
@@ -147,9 +149,9 @@ func (h host) bootstrap(t *testing.T, r *release, env []string, args ...string) 
 	return string(out), err
 }
 
-func fakeUname(t *testing.T, machine string) string {
+func fakeUname(t *testing.T, system, machine string) string {
 	dir := t.TempDir()
-	text := fmt.Sprintf("#!/bin/sh\ncase $1 in -m) echo %s;; *) echo Linux;; esac\n", machine)
+	text := fmt.Sprintf("#!/bin/sh\ncase $1 in -m) echo %s;; *) echo %s;; esac\n", machine, system)
 	require.NoError(t, os.WriteFile(filepath.Join(dir, "uname"), []byte(text), 0o755))
 	return dir
 }
@@ -234,6 +236,7 @@ func TestBootstrapSaysWhatIsWrong(t *testing.T) {
 		want   string
 	}{
 		"an architecture without a program": {func(h *host, _ *release) []string { h.machine = "riscv64"; return nil }, "there is no attune for riscv64; there is one for x86_64 and aarch64"},
+		"a system without a program":        {func(h *host, _ *release) []string { h.system, h.machine = "FreeBSD", "amd64"; return nil }, "there is no attune for FreeBSD"},
 		"no address":                        {func(*host, *release) []string { return []string{"ATTUNE_URL="} }, "ATTUNE_URL is not set"},
 		"a server that is gone":             {func(_ *host, r *release) []string { r.Close(); return []string{"ATTUNE_RETRIES=0"} }, "SHA256SUMS: "},
 		"a program the release has not":     {func(*host, *release) []string { return []string{"ATTUNE_PROGRAMS=attune-tea"} }, "does not name attune-tea-linux-" + runtime.GOARCH},
@@ -260,5 +263,20 @@ func TestBootstrapTakesTheOtherArchitecture(t *testing.T) {
 		out, err := h.bootstrap(t, r, nil)
 		require.Error(t, err)
 		assert.Contains(t, out, "does not name attune-run-linux-"+other)
+	})
+}
+
+func TestBootstrapTakesTheProgramForMacOS(t *testing.T) {
+	onEveryHost(t, func(t *testing.T, h host, r *release) {
+		h.system, h.machine = "Darwin", "arm64"
+		const file = "attune-run-darwin-arm64"
+		r.with(func() {
+			r.files[file] = program
+			r.files["SHA256SUMS"] += digest(program) + "  " + file + "\n"
+		})
+		out, err := h.bootstrap(t, r, nil, "attune-run", "on a Mac")
+		require.NoError(t, err, out)
+		assert.Contains(t, out, "this is attune: on a Mac")
+		assert.Contains(t, r.asked(), "/v1/"+file)
 	})
 }

@@ -3,6 +3,7 @@ package deploy
 import (
 	"archive/tar"
 	"compress/gzip"
+	"debug/macho"
 	"encoding/json"
 	"errors"
 	"io"
@@ -71,7 +72,7 @@ func TestDistChecksumsCoverAllFiles(t *testing.T) {
 
 func TestDistArchiveWorksWhereverItIsUnpacked(t *testing.T) {
 	dir := t.TempDir()
-	said, err := exec.Command("tar", "-xzf", one(t, "*.tar.gz"), "-C", dir).CombinedOutput()
+	said, err := exec.Command("tar", "-xzf", one(t, "*-linux-*.tar.gz"), "-C", dir).CombinedOutput()
 	require.NoError(t, err, "%s", said)
 	top := filepath.Join(dir, "attune-"+testVersion+"-linux-"+runtime.GOARCH)
 	out, err := exec.Command(filepath.Join(top, "bin/attune"), "--packs", filepath.Join(top, "packs"), "--cache", t.TempDir(), "core.echo", "-p", "message=unpacked").CombinedOutput()
@@ -91,6 +92,36 @@ func TestDistArchiveWorksWhereverItIsUnpacked(t *testing.T) {
 	}
 }
 
+// The archive for macOS holds attune-run alone, built for it: functions and workers are Linux's.
+func TestDistArchiveForMacOS(t *testing.T) {
+	dir := t.TempDir()
+	said, err := exec.Command("tar", "-xzf", one(t, "*-darwin-*.tar.gz"), "-C", dir).CombinedOutput()
+	require.NoError(t, err, "%s", said)
+	top := filepath.Join(dir, "attune-"+testVersion+"-darwin-"+runtime.GOARCH)
+	programs, err := os.ReadDir(filepath.Join(top, "bin"))
+	require.NoError(t, err)
+	require.Len(t, programs, 2)
+	link, err := os.Readlink(filepath.Join(top, "bin/attune"))
+	require.NoError(t, err)
+	assert.Equal(t, "attune-run", link)
+
+	program, err := macho.Open(filepath.Join(top, "bin/attune-run"))
+	require.NoError(t, err)
+	defer func() { _ = program.Close() }()
+	assert.Equal(t, map[string]macho.Cpu{"amd64": macho.CpuAmd64, "arm64": macho.CpuArm64}[runtime.GOARCH], program.Cpu)
+	bare, err := os.ReadFile(one(t, "attune-run-darwin-*"))
+	require.NoError(t, err)
+	archived, err := os.ReadFile(filepath.Join(top, "bin/attune-run"))
+	require.NoError(t, err)
+	assert.Equal(t, digest(string(bare)), digest(string(archived)))
+
+	assert.Contains(t, readGzip(t, filepath.Join(top, "share/man/man1/attune-run.1.gz")), ".TH ATTUNE-RUN 1")
+	completions, err := os.ReadFile(filepath.Join(top, "share/zsh/site-functions/_attune-run"))
+	require.NoError(t, err)
+	assert.Contains(t, string(completions), "/usr/local/bin/attune-run")
+	assert.FileExists(t, filepath.Join(top, "packs/core/pack.yaml"))
+}
+
 func readGzip(t *testing.T, path string) string {
 	t.Helper()
 	f, err := os.Open(path)
@@ -104,7 +135,7 @@ func readGzip(t *testing.T, path string) string {
 }
 
 func TestDistArchiveHoldsNothingOfTheBuilder(t *testing.T) {
-	f, err := os.Open(one(t, "*.tar.gz"))
+	f, err := os.Open(one(t, "*-linux-*.tar.gz"))
 	require.NoError(t, err)
 	defer func() { _ = f.Close() }()
 	plain, err := gzip.NewReader(f)
@@ -143,6 +174,7 @@ func TestDistBillOfMaterials(t *testing.T) {
 		}
 	}
 	assert.NotEmpty(t, names["github.com/alecthomas/kong"])
+	assert.Equal(t, "v"+testVersion, names["attune-run-darwin-"+runtime.GOARCH])
 	assert.Equal(t, runtime.Version(), names["std"])
 	assert.NotContains(t, names, "github.com/goreleaser/nfpm/v2", "only what is linked in counts")
 }

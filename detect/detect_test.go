@@ -273,3 +273,30 @@ func TestAChoiceIsMadeAgainOnceItsBinaryHasChanged(t *testing.T) {
 		return err == nil && found.Version == "3.0.0"
 	}, time.Minute, 50*time.Millisecond)
 }
+
+// On macOS /usr/bin/python3 stands for the interpreter of whichever developer tools are chosen.
+func TestPythonOfDeveloperTools(t *testing.T) {
+	root, err := filepath.EvalSymlinks(t.TempDir())
+	require.NoError(t, err)
+	_, ok := developerTool(root, "", "python3")
+	assert.False(t, ok, "without tools there is none")
+	place := func(dir string) string {
+		path := filepath.Join(root, dir, "usr/bin/python3")
+		require.NoError(t, os.MkdirAll(filepath.Dir(path), 0o755))
+		require.NoError(t, os.WriteFile(path, nil, 0o755))
+		return path
+	}
+	for _, step := range []struct{ dir, link, chosen string }{
+		{dir: "/Library/Developer/CommandLineTools"}, {dir: "/Applications/Xcode.app/Contents/Developer"},
+		{dir: "/Applications/Xcode-beta.app", link: "/Applications/Xcode-beta.app"}, {dir: "/opt/tools", chosen: "/opt/tools"},
+	} {
+		want := place(step.dir)
+		if step.link != "" {
+			require.NoError(t, os.MkdirAll(filepath.Join(root, "var/db"), 0o755))
+			require.NoError(t, os.Symlink(step.link, filepath.Join(root, "var/db/xcode_select_link")))
+		}
+		got, ok := developerTool(root, step.chosen, "python3")
+		assert.True(t, ok)
+		assert.Equal(t, want, got)
+	}
+}

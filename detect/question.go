@@ -2,15 +2,16 @@ package detect
 
 import (
 	"crypto/sha256"
-	"debug/elf"
 	"encoding/hex"
 	"fmt"
 	"hash"
 	"io"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"sync"
-	"syscall"
+
+	"golang.org/x/sys/unix"
 )
 
 // question is a probe of a binary as it is now.
@@ -46,13 +47,12 @@ func ask(c candidate) (*question, error) {
 }
 
 func statOf(path string) (text string, size int64, err error) {
-	info, err := os.Stat(path)
-	if err != nil {
-		return "", 0, err
+	var stat unix.Stat_t
+	for err = unix.Stat(path, &stat); err == unix.EINTR; {
+		err = unix.Stat(path, &stat)
 	}
-	stat, ok := info.Sys().(*syscall.Stat_t)
-	if !ok {
-		return "", 0, fmt.Errorf("%s: no stat", path)
+	if err != nil {
+		return "", 0, &fs.PathError{Op: "stat", Path: path, Err: err}
 	}
 	return fmt.Sprintf("%d:%d %d %d.%d %d.%d", stat.Dev, stat.Ino, stat.Size,
 		stat.Mtim.Sec, stat.Mtim.Nsec, stat.Ctim.Sec, stat.Ctim.Nsec), stat.Size, nil
@@ -75,21 +75,12 @@ func contentDigest(files []string) (string, error) {
 	return hex.EncodeToString(h.Sum(nil)), nil
 }
 
-// ownLibraries are the libraries of an ELF binary that lie in the lib directory of its own prefix.
+// ownLibraries are the libraries of a binary that lie in its own prefix.
 func ownLibraries(file string) []string {
-	binary, err := elf.Open(file)
-	if err != nil {
-		return nil // a script, or not for this machine
-	}
-	defer func() { _ = binary.Close() }()
-	names, err := binary.ImportedLibraries()
-	if err != nil {
-		return nil
-	}
 	var found []string
 	prefix := filepath.Dir(filepath.Dir(file))
-	for _, name := range names {
-		for _, dir := range []string{"lib", "lib64"} {
+	for _, name := range importedLibraries(file) {
+		for _, dir := range libraryDirs {
 			if path := filepath.Join(prefix, dir, filepath.Base(name)); isRegular(path) {
 				found = append(found, path)
 				break

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	stdruntime "runtime"
 	"strings"
 
 	"github.com/BurntSushi/toml"
@@ -37,8 +38,30 @@ func (d *Detector) resolve(spec *runtime.Spec, path string) (string, bool) {
 		}
 		return "", false
 	}
+	if stdruntime.GOOS == "darwin" && path == applePython {
+		return developerTool("/", d.opt.Env["DEVELOPER_DIR"], filepath.Base(path))
+	}
 	target, err := realBinary(path)
 	return target, err == nil
+}
+
+// applePython is no interpreter: it starts the one of the developer tools that are chosen (xcode-select(1)). Where there are none, it opens a
+// window that offers to install them.
+const applePython = "/usr/bin/python3"
+
+// developerTool is a program of the developer tools that are chosen: by DEVELOPER_DIR, by a link that xcode-select makes, or because they are
+// there. root is "/" outside tests.
+func developerTool(root, chosen, name string) (string, bool) {
+	link, _ := os.Readlink(filepath.Join(root, "var/db/xcode_select_link"))
+	for _, dir := range []string{chosen, link, "/Applications/Xcode.app/Contents/Developer", "/Library/Developer/CommandLineTools"} {
+		if dir == "" {
+			continue
+		}
+		if target, err := realBinary(filepath.Join(root, dir, "usr/bin", name)); err == nil {
+			return target, true
+		}
+	}
+	return "", false
 }
 
 // managerOf tells a shim by its directory ("…/shims/…") and its manager by what the directory lies in or, for

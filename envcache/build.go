@@ -330,8 +330,7 @@ func (g *generation) publish(ctx context.Context, r ready, b Builder) (*Env, err
 	if err := s.write(pending, data); err != nil {
 		return nil, &StoreError{Path: s.root, Err: err}
 	}
-	// One syncfs instead of an fsync per file.
-	if err := unix.Syncfs(int(g.use.Fd())); err != nil {
+	if err := g.sync(); err != nil {
 		return nil, &StoreError{Path: s.root, Err: err}
 	}
 	if err := context.Cause(ctx); err != nil {

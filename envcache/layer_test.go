@@ -7,11 +7,11 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
-	"syscall"
 	"testing"
 
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
+	"golang.org/x/sys/unix"
 )
 
 const stranger = 12345 // a uid that owns nothing
@@ -34,8 +34,8 @@ func listing(t *testing.T, dir string) string {
 		if err != nil {
 			return err
 		}
-		var st syscall.Stat_t
-		if err := syscall.Lstat(path, &st); err != nil {
+		var st unix.Stat_t
+		if err := unix.Lstat(path, &st); err != nil {
 			return err
 		}
 		_, err = fmt.Fprintln(&b, path, st.Ino, st.Mode, st.Uid, st.Size, st.Mtim, st.Ctim, st.Nlink)
@@ -74,12 +74,11 @@ func TestAnotherUserReadsALayer(t *testing.T) {
 	assert.Equal(t, before, listing(t, layer), "nothing is written to a layer")
 
 	// The upper store is full, or read-only: what the layer has works all the same.
-	require.NoError(t, syscall.Mount("attune", upper, "tmpfs", 0, fmt.Sprintf("size=4k,mode=700,uid=%d", stranger)))
-	t.Cleanup(func() { _ = syscall.Unmount(upper, syscall.MNT_DETACH) })
+	mountMemory(t, upper, fmt.Sprintf("size=4k,mode=700,uid=%d", stranger))
 	require.NoError(t, os.WriteFile(filepath.Join(upper, "ballast"), make([]byte, 4096), 0o600))
 	state, _ = acquireAs(order{Key: "x"})
 	assert.Equal(t, Hit, state)
-	require.NoError(t, syscall.Mount("", upper, "", syscall.MS_REMOUNT|syscall.MS_RDONLY, ""))
+	remountReadOnly(t, upper)
 	state, _ = acquireAs(order{Key: "x"})
 	assert.Equal(t, Hit, state)
 	p := startAs(t, stranger, nil, order{Root: upper, Options: Options{Layers: []string{layer}}, Key: "z"})

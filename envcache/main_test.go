@@ -370,8 +370,7 @@ func smallDisk(t testing.TB, options string) string {
 	t.Helper()
 	needRoot(t)
 	dir := t.TempDir()
-	require.NoError(t, syscall.Mount("attune", dir, "tmpfs", 0, "mode=700,"+options))
-	t.Cleanup(func() { _ = syscall.Unmount(dir, syscall.MNT_DETACH) })
+	mountMemory(t, dir, "mode=700,"+options)
 	return dir
 }
 
@@ -379,7 +378,5 @@ func smallDisk(t testing.TB, options string) string {
 func readOnly(t testing.TB, dir string) {
 	t.Helper()
 	needRoot(t)
-	require.NoError(t, syscall.Mount(dir, dir, "", syscall.MS_BIND, ""))
-	t.Cleanup(func() { _ = syscall.Unmount(dir, syscall.MNT_DETACH) })
-	require.NoError(t, syscall.Mount("", dir, "", syscall.MS_BIND|syscall.MS_REMOUNT|syscall.MS_RDONLY, ""))
+	bindReadOnly(t, dir)
 }

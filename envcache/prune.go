@@ -335,3 +335,13 @@ func free(dir string) room {
 	}
 	return r
 }
+
+// full tells whether a file system has run out of blocks or inodes; an installer's own words about that
+// are not attune's to understand.
+func full(dir string) bool {
+	var st unix.Statfs_t
+	if unix.Statfs(dir, &st) != nil || st.Blocks == 0 {
+		return false
+	}
+	return st.Bavail*uint64(st.Bsize) < 256<<10 || st.Files > 0 && st.Ffree == 0
+}

@@ -33,11 +33,11 @@ type Store struct {
 
 // system are the calls that file systems get wrong; tests replace them.
 type system struct {
-	flock   func(fd, how int) error
-	link    func(from, to string) error
-	network func(dir string) bool
-	proc    string             // where processes are looked for
-	reached func(point string) // a point of the protocol; nil outside tests
+	flock       func(fd, how int) error
+	link        func(from, to string) error
+	network     func(dir string) bool
+	processesIn func(envs string, dirs []string) []Process
+	reached     func(point string) // a point of the protocol; nil outside tests
 }
 
 // Options of a store. The zero value is a private store without layers.
@@ -99,7 +99,7 @@ func newStore(dir string) (*Store, error) {
 	}
 	return &Store{
 		root: root, now: time.Now, flights: map[string]*flight{}, seen: map[string]fileStat{},
-		sys: system{flock: unix.Flock, link: os.Link, network: onNetwork, proc: procDir},
+		sys: system{flock: unix.Flock, link: os.Link, network: onNetwork, processesIn: processesIn},
 	}, nil
 }
 

@@ -10,6 +10,9 @@ import (
 	"github.com/attune-run/attune/proc"
 )
 
+// bestEffort is the isolation mode that leaves out what cannot be had.
+const bestEffort = "best-effort"
+
 // applyIsolation decides the level: the request's word, else the action's, else the profile's, and never less than the
 // operator's minimum.
 func (x *execution) applyIsolation() error {
@@ -23,6 +26,11 @@ func (x *execution) applyIsolation() error {
 		requested, set.why["isolation"] = proc.Level(x.job.isolation), "the request's or the action's isolation"
 	}
 	x.res.Isolation.Requested, x.res.Isolation.Mode = string(requested), x.req.IsolationMode
+	if nobodyAsked := x.job.isolation == "" && x.job.isolationNetwork != "none"; nobodyAsked && requested != proc.None && !proc.Isolates {
+		// To fail closed would leave no action of a pack that runs without a flag. The operator's minimum holds all the same.
+		x.res.Isolation.Mode = bestEffort
+		set.why["isolation"] += ", as far as it can be had: attune isolates on Linux only"
+	}
 	if err := checkIsolation(requested, x.req.IsolationMode, x.job.isolationNetwork); err != nil {
 		return err
 	}
@@ -45,7 +53,7 @@ func checkIsolation(level proc.Level, mode, network string) error {
 	switch {
 	case !slices.Contains(proc.Levels, level):
 		return isolationWord("isolation %q is not a level; there are none, basic and strict", level)
-	case !slices.Contains([]string{"", "best-effort"}, mode):
+	case !slices.Contains([]string{"", bestEffort}, mode):
 		return isolationWord("isolation mode %q is not known; leave it out, or say best-effort", mode)
 	case !slices.Contains([]string{"", "host", "none"}, network):
 		return isolationWord("isolation network %q is not known; there are host and none", network)
@@ -70,7 +78,7 @@ func (x *execution) applyLimits() error {
 // isolation is what the child may see and change. Its own directory is the only place to write.
 func (x *execution) isolation(cwd string) proc.Isolation {
 	i := proc.Isolation{
-		Level: x.job.level, Network: x.job.isolationNetwork, BestEffort: x.req.IsolationMode == "best-effort", Minimum: x.svc.cfg.MinIsolation,
+		Level: x.job.level, Network: x.job.isolationNetwork, BestEffort: x.res.Isolation.Mode == bestEffort, Minimum: x.svc.cfg.MinIsolation,
 		Writable: []string{x.private.Path}, Disk: []string{x.private.Path},
 	}
 	if i.Level != proc.Strict {
@@ -150,6 +158,9 @@ func (x *execution) limitFailure() *failure {
 
 // isolationFailure refuses an execution that cannot be isolated.
 func isolationFailure(err *proc.IsolationError) error {
-	return &failure{kind: kindIsolation, err: err,
-		hint: "`attune-run doctor` shows what this machine offers; --isolation-mode=best-effort runs with what can be had"}
+	hint := "`attune-run doctor` shows what this machine offers; --isolation-mode=best-effort runs with what can be had"
+	if !proc.Isolates {
+		hint = "run it on Linux, in a container or a virtual machine for one; --isolation-mode=best-effort runs with supervision and limits of single processes alone"
+	}
+	return &failure{kind: kindIsolation, err: err, hint: hint}
 }

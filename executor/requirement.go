@@ -120,7 +120,7 @@ func (r *Requirement) confine(req Request) error {
 	if _, err := proc.ParseLimits(req.Limits); err != nil {
 		return badRequest("limits come from the action's metadata and the request", "%w", err)
 	}
-	if req.IsolationMode == "best-effort" {
+	if req.IsolationMode == bestEffort {
 		r.Isolation, r.Network, r.Limits = "", "", nil
 		return nil
 	}

@@ -221,7 +221,7 @@ func (x *execution) privateFiles() (map[string]string, error) {
 // unspoilt tells whether the private directory could serve another execution: nothing can still be at work in it, and what stays there
 // tells nobody anything.
 func (x *execution) unspoilt() bool {
-	return x.exit.Leftovers == 0 && x.exit.Cause == nil && x.job.delivery != "file" && !x.job.level.Least(proc.Strict)
+	return proc.Isolates && x.exit.Leftovers == 0 && x.exit.Cause == nil && x.job.delivery != "file" && !x.job.level.Least(proc.Strict)
 }
 
 func (x *execution) privatePath(name string) string {

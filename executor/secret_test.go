@@ -474,6 +474,9 @@ func TestASecretsVariableIsNotPassedOn(t *testing.T) {
 	result = s.Execute(context.Background(), Request{Action: "p.e", Secrets: map[string]string{"TOKEN": "env:DEPLOY_TOKEN"}, SecretEnv: []string{"TOKEN"}, Local: &Local{}}, Observer{})
 	require.Nil(t, result.Error)
 	assert.Contains(t, result.Stdout, "TOKEN=***")
+	result = s.Execute(context.Background(), Request{Action: "p.e", SecretEnv: []string{"TOKEN=env:DEPLOY_TOKEN"}, Local: &Local{}}, Observer{})
+	assert.Contains(t, result.Error.Message, "is not the name of a secret")
+	assert.Contains(t, result.Error.Hint, "--secret TOKEN=env:DEPLOY_TOKEN --secret-env TOKEN")
 }
 
 func TestWhatAParameterOrVariableCannotHold(t *testing.T) {

@@ -180,6 +180,10 @@ func (r *Request) checkNames(ref string, schema *pack.Schema) error {
 		}
 	}
 	for _, name := range r.SecretEnv {
+		if at := strings.IndexByte(name, '='); at > 0 { // as --secret is written
+			return badRequest(fmt.Sprintf("a secret is named once, and handed over by its name: --secret %s --secret-env %s", name, name[:at]),
+				"secret_env: %q is not the name of a secret", name)
+		}
 		if err := checkVariables(map[string]string{name: ""}); err != nil {
 			return err
 		}
@@ -202,7 +206,7 @@ func checkVariables(env map[string]string) error {
 	for _, name := range sortedKeys(env) {
 		switch {
 		case name == "" || strings.ContainsAny(name, "=\x00"):
-			return badRequest("", "env: %q is not the name of a variable", name)
+			return badRequest("a name holds neither = nor NUL, and is not empty", "env: %q is not the name of a variable", name)
 		case strings.HasPrefix(name, "ATTUNE_"):
 			return badRequest("choose another name", "env: %s: the prefix ATTUNE_ is reserved", name)
 		case strings.Contains(env[name], "\x00"):

@@ -277,8 +277,8 @@ func checkLinks(dir string) error {
 // publish renames the pack to where it is found, in one step.
 func (in Installer) publish(p *Pack) (*Pack, error) {
 	target := filepath.Join(in.Into, filepath.Base(p.Dir))
-	err := unix.Renameat2(unix.AT_FDCWD, p.Dir, unix.AT_FDCWD, target, unix.RENAME_NOREPLACE)
-	if errors.Is(err, unix.ENOSYS) || errors.Is(err, unix.EINVAL) { // a file system that knows no flags
+	err := renameFlagged(p.Dir, target, renameNoReplace)
+	if knowsNoFlags(err) {
 		if _, there := os.Lstat(target); there == nil {
 			err = unix.EEXIST
 		} else {
@@ -303,8 +303,8 @@ func (in Installer) publish(p *Pack) (*Pack, error) {
 
 // exchange puts what is at dir in the place of target; the old goes where dir was, and with it.
 func exchange(dir, target string) error {
-	err := unix.Renameat2(unix.AT_FDCWD, dir, unix.AT_FDCWD, target, unix.RENAME_EXCHANGE)
-	if !errors.Is(err, unix.ENOSYS) && !errors.Is(err, unix.EINVAL) {
+	err := renameFlagged(dir, target, renameExchange)
+	if !knowsNoFlags(err) {
 		return err
 	}
 	old := dir + ".old"
@@ -315,4 +315,9 @@ func exchange(dir, target string) error {
 		return errors.Join(err, os.Rename(old, target))
 	}
 	return nil
+}
+
+// knowsNoFlags is the answer of a kernel or a file system that renames in the old way only.
+func knowsNoFlags(err error) bool {
+	return errors.Is(err, unix.ENOSYS) || errors.Is(err, unix.EINVAL) || errors.Is(err, unix.ENOTSUP)
 }

@@ -112,14 +112,14 @@ func (i *Isolation) check() error {
 	return nil
 }
 
+// Guarantee is whether a guarantee can be had on this machine: By a mechanism, or not and Why.
+type Guarantee struct {
+	By  string `json:"by,omitempty"`
+	Why string `json:"why,omitempty"`
+}
+
 // mechanism is a way to keep guarantees.
 type mechanism string
-
-const (
-	byThread     mechanism = "thread"     // the thread that forks restricts itself
-	byNamespaces mechanism = "namespaces" // a stub in namespaces of its own
-	byLandlock   mechanism = "landlock"   // the thread, with a Landlock domain over the files
-)
 
 // resolve chooses the mechanisms for what was asked for, or refuses.
 func (i *Isolation) resolve() (mechanism, Applied, error) {
@@ -153,4 +153,11 @@ func (i *Isolation) resolve() (mechanism, Applied, error) {
 		return "", applied, &IsolationError{Level: i.Minimum, Missing: reasons}
 	}
 	return how, applied, nil
+}
+
+// Prepare finds out what this machine offers at a level before it is needed. It returns at once.
+func Prepare(level Level) {
+	if level.Least(Basic) {
+		go offered(level)
+	}
 }

@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"io/fs"
 	"math"
-	"os"
 	"path/filepath"
 	"slices"
 	"strconv"
@@ -179,6 +178,12 @@ func (l Limits) Within(most Limits) Limits {
 
 const manyTasks = 1 << 20 // bounds nothing
 
+// counters are what a group counted; zero where it does not.
+type counters struct {
+	memory, oomKills, pids, pidsHit int64
+	cpuTime                         time.Duration
+}
+
 // limiter is how the limits of one execution are enforced.
 type limiter struct {
 	limits  Limits
@@ -210,7 +215,9 @@ func newLimiter(l Limits, disk []string, hold bool) (*limiter, error) {
 			m.by[name] = m.group.version
 		}
 	}
-	m.fallBack("memory", l.Memory, unix.RLIMIT_DATA, 0) // RLIMIT_AS counts what Go and Node only reserve
+	if dataLimited {
+		m.fallBack("memory", l.Memory, unix.RLIMIT_DATA, 0) // RLIMIT_AS counts what Go and Node only reserve
+	}
 	m.fallBack("cpu_time", int64((l.CPUTime+time.Second-1)/time.Second), unix.RLIMIT_CPU, 1)
 	m.fallBack("file_size", l.FileSize, unix.RLIMIT_FSIZE, 0)
 	m.fallBack("open_files", l.OpenFiles, unix.RLIMIT_NOFILE, 0)
@@ -324,21 +331,21 @@ func (m *limiter) report(exit *Exit) []LimitUse {
 	return all
 }
 
-// tasksOf counts the processes and threads of a user, which RLIMIT_NPROC counts together.
-func tasksOf(uid int) int64 {
-	entries, _ := os.ReadDir("/proc")
-	var sum int64
-	for _, e := range entries {
-		info, err := e.Info()
-		if err != nil || e.Name()[0] < '0' || e.Name()[0] > '9' {
-			continue
-		}
-		if stat, ok := info.Sys().(*syscall.Stat_t); ok && int(stat.Uid) == uid {
-			tasks, _ := os.ReadDir("/proc/" + e.Name() + "/task")
-			sum += int64(len(tasks))
-		}
+// rlimit is one limit of setrlimit(2), soft and hard.
+type rlimit struct {
+	Resource int
+	Soft     uint64
+	Hard     uint64
+}
+
+// setRlimit lowers a limit of the calling process; a hard one that is lower already stays.
+func setRlimit(l rlimit) error {
+	var now unix.Rlimit
+	if err := unix.Getrlimit(l.Resource, &now); err != nil {
+		return err
 	}
-	return sum
+	most := min(now.Max, mostOf(l.Resource))
+	return unix.Setrlimit(l.Resource, &unix.Rlimit{Cur: min(l.Soft, most), Max: min(l.Hard, most)})
 }
 
 // diskUse is what the files below dir take, in bytes. A path too long to follow counts as too much.

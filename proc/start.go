@@ -7,7 +7,6 @@ import (
 	"os"
 	stdruntime "runtime"
 	"strings"
-	"sync"
 	"syscall"
 	"time"
 
@@ -26,11 +25,11 @@ func (e *StartError) Error() string {
 	var info string
 	switch {
 	case errors.Is(e.Err, unix.E2BIG):
-		info = " (one argument or variable may hold 128 KiB, all of them a quarter of the stack limit; pass large values on stdin or in a file)"
+		info = " (" + argumentBounds + "; pass large values on stdin or in a file)"
 	case errors.Is(e.Err, unix.ENOEXEC):
 		info = " (it is neither a binary of this machine nor a script with a #! line)"
 	case errors.Is(e.Err, fs.ErrNotExist) && exists(e.Path):
-		info = " (the file is there: what its #! line or its ELF header names is not)"
+		info = " (the file is there: what its #! line or its header names is not)"
 	}
 	return fmt.Sprintf("start %s: %v%s", e.Path, e.Err, info)
 }
@@ -45,7 +44,7 @@ func exists(path string) bool {
 
 // start makes the pipes and the process. On an error everything is closed again.
 func start(spec *Spec) (*child, error) {
-	c := &child{foreground: spec.Foreground, execID: lookup(spec.Env, "ATTUNE_EXEC_ID")}
+	c := &child{}
 	fail := func(err error) (*child, error) {
 		c.limiter.close()
 		var isolation *IsolationError
@@ -78,19 +77,13 @@ func start(spec *Spec) (*child, error) {
 	} else {
 		attr.Sys.Setsid = true
 	}
-	l.contain(children.begin(l))
-	if err := l.spawn(attr); err != nil {
-		children.abort(l)
+	if err := l.bring(attr); err != nil {
 		if c.tty != nil {
 			c.tty.takeBack()
 		}
 		c.streams.closeOwnEnds()
 		c.letGo()
 		return fail(err)
-	}
-	children.add(c)
-	if spec.Foreground {
-		restoreCoreLimit(c.pid)
 	}
 	return c, nil
 }
@@ -130,14 +123,23 @@ func check(spec *Spec) error {
 	return nil
 }
 
-// execRetrying starts the program at path. One that somebody has open for writing cannot be started (ETXTBSY). That mostly passes: it was
+// execRetrying starts the program at path. There is no os.Process: attune waits by pid, and making one first tries out pidfds with a child of
+// its own.
+func execRetrying(path string, argv []string, attr *syscall.ProcAttr) (pid int, err error) {
+	err = retryBusy(func() error {
+		pid, err = syscall.ForkExec(path, argv, attr)
+		return err
+	})
+	return pid, err
+}
+
+// retryBusy executes a program. One that somebody has open for writing cannot be (ETXTBSY). That mostly passes: it was
 // just written, and a child that another thread is forking holds a copy of the descriptor until it execs. So it is tried for a second.
-// There is no os.Process: attune waits by pid, and making one first tries out pidfds with a child of its own.
-func execRetrying(path string, argv []string, attr *syscall.ProcAttr) (int, error) {
+func retryBusy(execute func() error) error {
 	for pause := time.Millisecond; ; pause *= 2 {
-		pid, err := syscall.ForkExec(path, argv, attr)
+		err := execute()
 		if !errors.Is(err, unix.ETXTBSY) || pause > 512*time.Millisecond {
-			return pid, err
+			return err
 		}
 		time.Sleep(pause)
 	}
@@ -160,66 +162,9 @@ func dedupe(env []string) []string {
 	return unique
 }
 
-func lookup(env []string, name string) string {
-	value := ""
-	for _, entry := range env {
-		if v, ok := strings.CutPrefix(entry, name+"="); ok {
-			value = v
-		}
-	}
-	return value
-}
-
 func first(argv []string) string {
 	if len(argv) == 0 {
 		return "nothing"
 	}
 	return argv[0]
-}
-
-var (
-	hardenOnce sync.Once
-	coreLimit  unix.Rlimit // as attune found it
-	coreKnown  bool
-)
-
-// harden prepares attune itself, once, before its first child: orphans come to attune, its memory is closed to
-// other processes, nobody dumps core, and descriptors attune was started with stay with it. What a
-// kernel or a sandbox refuses is left as it is.
-func harden() {
-	hardenOnce.Do(func() {
-		_ = unix.Prctl(unix.PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
-		_ = unix.Prctl(unix.PR_SET_DUMPABLE, 0, 0, 0, 0)
-		if unix.Getrlimit(unix.RLIMIT_CORE, &coreLimit) == nil && coreLimit.Cur > 0 {
-			coreKnown = true
-			_ = unix.Setrlimit(unix.RLIMIT_CORE, &unix.Rlimit{Cur: 0, Max: coreLimit.Max})
-		}
-		if os.Getpid() == 1 {
-			go reapStrays()
-		}
-		if unix.CloseRange(3, ^uint(0)>>1, unix.CLOSE_RANGE_CLOEXEC) != nil {
-			closeOnExecOneByOne()
-		}
-	})
-}
-
-// closeOnExecOneByOne is for kernels before 5.11.
-func closeOnExecOneByOne() {
-	entries, err := os.ReadDir("/proc/self/fd")
-	if err != nil {
-		return
-	}
-	for _, e := range entries {
-		var fd int
-		if _, err := fmt.Sscan(e.Name(), &fd); err == nil && fd > 2 {
-			unix.CloseOnExec(fd)
-		}
-	}
-}
-
-// restoreCoreLimit gives a child of the host profile the limit attune was started with.
-func restoreCoreLimit(pid int) {
-	if coreKnown {
-		_ = unix.Prlimit(pid, unix.RLIMIT_CORE, &coreLimit, nil)
-	}
 }

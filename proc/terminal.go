@@ -2,7 +2,6 @@ package proc
 
 import (
 	"os/signal"
-	stdruntime "runtime"
 	"syscall"
 
 	"golang.org/x/sys/unix"
@@ -37,9 +36,7 @@ func (t *terminal) takeBack() { t.give(t.own) }
 // its prompt. Continued by the shell, it hands the terminal back and lets the child go on.
 func (t *terminal) stopWith(group int) {
 	t.takeBack()
-	stdruntime.LockOSThread() // aimed at this thread the signal is taken before the call returns
-	_ = unix.Tgkill(unix.Getpid(), unix.Gettid(), unix.SIGSTOP)
-	stdruntime.UnlockOSThread()
+	stopSelf()
 	if current, err := unix.IoctlGetInt(t.fd, unix.TIOCGPGRP); err == nil && current == t.own {
 		t.give(group) // fg; after bg the child goes on without the terminal
 	}

@@ -100,6 +100,9 @@ var machines = map[string][]elf.Machine{
 }
 
 func binaryProblem(file io.ReaderAt) string {
+	if stdruntime.GOOS != "linux" {
+		return fmt.Sprintf("is compiled for Linux, and this machine is %s; compile it for this one", stdruntime.GOOS)
+	}
 	binary, err := elf.NewFile(file)
 	if err != nil {
 		return fmt.Sprintf("is a damaged ELF file: %v; copy it again", err)

@@ -1,5 +1,6 @@
 #!/bin/sh
-# Puts attune into a container or onto a host that has a POSIX shell, curl or wget, and nothing else; then runs what is named behind it:
+# Puts attune into a container or onto a Linux or macOS host that has a POSIX shell, curl or wget, and nothing else; then runs what is named
+# behind it:
 #
 #     ATTUNE_URL=https://files.example.com/attune/v1.2.3 sh attune-bootstrap.sh attune-run core.echo -p message=hello
 #
@@ -32,6 +33,14 @@ sha256() { # file → its digest
         fail 'nothing here computes SHA-256: install sha256sum, shasum or openssl'
     fi
     echo "${sum%% *}"
+}
+
+system() {
+    case "$(uname -s)" in
+    Linux) echo linux ;;
+    Darwin) echo darwin ;;
+    *) fail "there is no attune for $(uname -s); there is one for Linux, and attune-run for macOS" ;;
+    esac
 }
 
 architecture() {
@@ -84,7 +93,7 @@ expected() { # file → the digest that SHA256SUMS gives for it
 }
 
 install_program() { # name
-    file="$1-linux-$arch"
+    file="$1-$system-$arch"
     want=$(expected "$file")
     [ -n "$want" ] || fail "$ATTUNE_URL/SHA256SUMS does not name $file"
     if [ -x "$dir/$1" ] && [ "$(sha256 "$dir/$1")" = "$want" ]; then
@@ -102,7 +111,6 @@ install_program() { # name
 
 [ -n "${ATTUNE_URL:-}" ] || fail 'ATTUNE_URL is not set: say where the files of a release are'
 ATTUNE_URL=${ATTUNE_URL%/}
-[ "$(uname -s)" = Linux ] || fail "attune runs on Linux, not on $(uname -s)"
 have curl || have wget || fail 'neither curl nor wget is here: install one, or copy the programs into the image'
 case "${ATTUNE_TOKEN:-}" in
 *[!A-Za-z0-9._~+/=-]*) fail 'ATTUNE_TOKEN holds characters that no bearer token has (RFC 6750)' ;;
@@ -111,7 +119,7 @@ retries=${ATTUNE_RETRIES:-5}
 case "$retries" in
 '' | *[!0-9]*) fail "ATTUNE_RETRIES is a number, not $retries" ;;
 esac
-arch=$(architecture)
+system=$(system) arch=$(architecture)
 
 dir=${ATTUNE_DIR:-/usr/local/bin}
 mkdir -p "$dir" 2>/dev/null || fail "cannot make $dir: set ATTUNE_DIR to a directory you may write"

@@ -104,7 +104,7 @@ func (d *disk) free() int64 {
 	if err := unix.Statfs(d.dir, &stat); err != nil {
 		return d.minFree // nothing is known that would forbid it
 	}
-	return int64(stat.Bavail) * stat.Bsize
+	return int64(stat.Bavail) * int64(stat.Bsize)
 }
 
 // prune bounds what was built here, and what installers kept of it.

@@ -11,13 +11,14 @@ import (
 	"github.com/attune-run/attune/proc"
 )
 
+// programs are what this very binary can be started as.
+var programs = map[string]func(){}
+
 // TestMain lets the scripts start this very binary as attune-run.
 func TestMain(m *testing.M) {
-	testscript.Main(m, map[string]func(){
-		"attune-jail": jail,
-		"attune":      func() { os.Exit(run(context.Background(), os.Args, stdio{os.Stdin, os.Stdout, os.Stderr})) },
-		"attune-run":  func() { os.Exit(run(context.Background(), os.Args, stdio{os.Stdin, os.Stdout, os.Stderr})) },
-	})
+	self := func() { os.Exit(run(context.Background(), os.Args, stdio{os.Stdin, os.Stdout, os.Stderr})) }
+	programs["attune"], programs["attune-run"] = self, self
+	testscript.Main(m, programs)
 }
 
 func TestScripts(t *testing.T) {
@@ -43,8 +44,8 @@ func TestScripts(t *testing.T) {
 			}
 			return nil
 		},
-		Condition: func(name string) (bool, error) { // [strict]: this machine has all that level promises
-			return name == "strict" && len(proc.Diagnose().Missing(proc.Strict)) == 0, nil
+		Condition: func(name string) (bool, error) { // [isolates]: this system is Linux; [strict]: this machine has all that level promises
+			return name == "isolates" && proc.Isolates || name == "strict" && len(proc.Diagnose().Missing(proc.Strict)) == 0, nil
 		},
 		Cmds: map[string]func(ts *testscript.TestScript, neg bool, args []string){"exit": exitStatus, "interrupt": interrupt},
 	})

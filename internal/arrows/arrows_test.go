@@ -51,7 +51,9 @@ func TestImportsFollowTheArrows(t *testing.T) {
 
 // Start-up is part of every execution: what is linked in is paid for.
 func TestOneShotBinariesStaySmall(t *testing.T) {
-	for _, command := range []string{"cmd/attune-run", "cmd/attune-lambda"} {
+	for _, target := range [][2]string{{"linux", "cmd/attune-run"}, {"darwin", "cmd/attune-run"}, {"linux", "cmd/attune-lambda"}} {
+		command := target[1]
+		t.Setenv("GOOS", target[0])
 		for _, path := range list(t, "-deps", module+command) {
 			for _, heavy := range []string{"nats-io", "protobuf", "opentelemetry", "prometheus", "grpc"} {
 				assert.NotContains(t, path, heavy)

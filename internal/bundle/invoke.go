@@ -180,6 +180,9 @@ func (l Local) open(work string) (*function, error) {
 	if err != nil {
 		return nil, fmt.Errorf("%s is no bundle: %w", l.Bundle, err)
 	}
+	if runtime.GOOS != "linux" {
+		return nil, fmt.Errorf("a bundle's programs are for Linux, and this machine is %s; run it in a container", runtime.GOOS)
+	}
 	if f.target.Arch != runtime.GOARCH {
 		return nil, fmt.Errorf("the bundle is for %s, and this machine is %s", LambdaArch(f.target.Arch), LambdaArch(runtime.GOARCH))
 	}
@@ -214,7 +217,7 @@ func (f *function) command(ctx context.Context, api string, warn func(string)) (
 	if problem == nil {
 		cmd = inplace.Command(ctx, places, "/var/task", argv[0], argv...)
 	} else {
-		cmd.Dir, cmd.SysProcAttr = at, &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
+		cmd.Dir, cmd.SysProcAttr = at, inplace.Dying()
 	}
 	cmd.SysProcAttr.Setpgid = true
 	cmd.Env = append(f.environ(api, at, problem != nil), f.Env...)

@@ -116,6 +116,9 @@ func (t Target) refuse(row executor.Prepared, key envcache.Key, unplaced string)
 	}
 	var why []string
 	say := func(format string, args ...any) { why = append(why, fmt.Sprintf(format, args...)) }
+	if runtime.GOOS != "linux" {
+		say("the target is Linux, and this machine is %s", runtime.GOOS)
+	}
 	if t.Arch != runtime.GOARCH {
 		say("the target's architecture is %s, this machine's %s", LambdaArch(t.Arch), LambdaArch(runtime.GOARCH))
 	}

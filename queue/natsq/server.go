@@ -246,7 +246,7 @@ func storeLimit(store string) (int64, error) {
 	if err := unix.Statfs(store, &stat); err != nil {
 		return 0, fmt.Errorf("size of the disk of %s: %w", store, err)
 	}
-	limit := int64(stat.Bavail) * stat.Bsize
+	limit := int64(stat.Bavail) * int64(stat.Bsize)
 	err := filepath.WalkDir(store, func(_ string, entry fs.DirEntry, err error) error {
 		if err != nil || !entry.Type().IsRegular() {
 			return err
@@ -284,7 +284,7 @@ func roomIn(store string) error {
 	if unix.Statfs(store, &stat) != nil {
 		return nil
 	}
-	if free := int64(stat.Bavail) * stat.Bsize; free < diskReserve {
+	if free := int64(stat.Bavail) * int64(stat.Bsize); free < diskReserve {
 		return fmt.Errorf("the disk of %s has %d KiB left: %w", store, free>>10, queue.ErrFull)
 	}
 	return nil

@@ -22,9 +22,10 @@ import (
 func main() {
 	version := flag.String("version", "", "version, v1.2.3; else one of the commit")
 	out := flag.String("out", "dist", "directory of the release's files; made anew")
+	systems := flag.String("os", "linux,darwin", "operating systems")
 	architectures := flag.String("arch", "amd64,arm64", "architectures")
 	flag.Parse()
-	if err := run(*version, *out, strings.Split(*architectures, ",")); err != nil {
+	if err := run(*version, *out, platforms(*systems, *architectures)); err != nil {
 		fmt.Fprintln(os.Stderr, "dist:", err)
 		os.Exit(1)
 	}
@@ -39,7 +40,30 @@ type release struct {
 	programs []string
 }
 
-func run(version, out string, architectures []string) error {
+// platform is what a program is built for, as Go names it.
+type platform struct{ os, arch string }
+
+func (p platform) String() string { return p.os + "-" + p.arch }
+
+// platforms are all architectures of each system; both are separated by commas.
+func platforms(systems, architectures string) (all []platform) {
+	for _, os := range strings.Split(systems, ",") {
+		for _, arch := range strings.Split(architectures, ",") {
+			all = append(all, platform{os, arch})
+		}
+	}
+	return all
+}
+
+// programsFor are those that work there: functions and workers are Linux's.
+func (r *release) programsFor(p platform) []string {
+	if p.os == "linux" {
+		return r.programs
+	}
+	return []string{"attune-run"}
+}
+
+func run(version, out string, platforms []platform) error {
 	r, err := newRelease(version, out)
 	if err != nil {
 		return err
@@ -48,15 +72,15 @@ func run(version, out string, architectures []string) error {
 	if err := r.manuals(); err != nil {
 		return err
 	}
-	for _, arch := range architectures {
-		if err := r.build(arch); err != nil {
+	for _, p := range platforms {
+		if err := r.build(p); err != nil {
 			return err
 		}
-		if err := r.pack(arch); err != nil {
+		if err := r.pack(p); err != nil {
 			return err
 		}
 	}
-	if err := r.billOfMaterials(architectures); err != nil {
+	if err := r.billOfMaterials(platforms); err != nil {
 		return err
 	}
 	return r.checksums()
@@ -129,11 +153,11 @@ func programs() ([]string, error) {
 	return dirs, err
 }
 
-// build makes the static programs of one architecture, which are release files themselves: attune-run-linux-amd64.
-func (r *release) build(arch string) error {
-	for _, program := range r.programs {
-		if err := r.compile(program, r.program(program, arch), "GOOS=linux", "GOARCH="+arch, "GOAMD64=v1", "GOARM64=v8.0"); err != nil {
-			return fmt.Errorf("for %s: %w", arch, err)
+// build makes the programs of one platform, which are release files themselves: attune-run-linux-amd64.
+func (r *release) build(p platform) error {
+	for _, program := range r.programsFor(p) {
+		if err := r.compile(program, r.program(program, p), "GOOS="+p.os, "GOARCH="+p.arch, "GOAMD64=v1", "GOARM64=v8.0"); err != nil {
+			return fmt.Errorf("for %s: %w", p, err)
 		}
 	}
 	return nil
@@ -152,8 +176,8 @@ func (r *release) compile(program, to string, env ...string) error {
 	return err
 }
 
-func (r *release) program(name, arch string) string {
-	return filepath.Join(r.out, name+"-linux-"+arch)
+func (r *release) program(name string, p platform) string {
+	return filepath.Join(r.out, name+"-"+p.String())
 }
 
 // manuals asks the programs themselves, built for this machine, for their manual pages and completions.
@@ -170,8 +194,8 @@ func (r *release) manuals() error {
 		if err := r.compress(program+".1.gz", page); err != nil {
 			return err
 		}
-		if names := completed(program); len(names) > 0 {
-			if err := r.completions(self, program, names); err != nil {
+		for system, dir := range installed {
+			if err := r.completions(self, program, system, dir); err != nil {
 				return err
 			}
 		}
@@ -201,18 +225,24 @@ func completed(program string) []string {
 // shells are those that completions are made for.
 var shells = []string{"bash", "zsh", "fish"}
 
-// completions writes a program's scripts, one for each shell: attune-run.bash.
-func (r *release) completions(self, program string, names []string) error {
-	installed := "/usr/bin/" + program // where packages put it
+// installed is where programs are installed, by system: completions call them there. Packages use it, and on macOS /usr/bin is the system's own.
+var installed = map[string]string{"linux": "/usr/bin/", "darwin": "/usr/local/bin/"}
+
+// completions keeps a program's scripts in the working directory, one for each shell: attune-run-linux.bash.
+func (r *release) completions(self, program, system, dir string) error {
+	names := completed(program)
+	if len(names) == 0 {
+		return nil
+	}
 	for _, shell := range shells {
-		script, err := output(self, "completion", shell, "--program", installed)
+		script, err := output(self, "completion", shell, "--program", dir+program)
 		if err != nil {
 			return err
 		}
 		if shell == "zsh" { // the first completion loads this file, and wants an answer
-			script = "#compdef " + strings.Join(names, " ") + "\n" + script + "\n_bash_complete -o default -C " + installed
+			script = "#compdef " + strings.Join(names, " ") + "\n" + script + "\n_bash_complete -o default -C " + dir + program
 		}
-		if err := os.WriteFile(filepath.Join(r.work, program+"."+shell), []byte(script+"\n"), 0o644); err != nil {
+		if err := os.WriteFile(filepath.Join(r.work, program+"-"+system+"."+shell), []byte(script+"\n"), 0o644); err != nil {
 			return err
 		}
 	}

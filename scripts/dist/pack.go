@@ -27,18 +27,20 @@ type file struct {
 }
 
 // tree is all that is installed, in a fixed order.
-func (r *release) tree(arch string) ([]file, error) {
+func (r *release) tree(p platform) ([]file, error) {
 	var tree []file
 	made := func(name string) string { return filepath.Join(r.work, name) }
-	for _, program := range r.programs {
+	zsh := map[string]string{"linux": "vendor-completions", "darwin": "site-functions"}[p.os] // of Debian, and of Homebrew
+	for _, program := range r.programsFor(p) {
+		script := program + "-" + p.os
 		tree = append(tree,
-			file{path: "bin/" + program, source: r.program(program, arch), mode: 0o755},
+			file{path: "bin/" + program, source: r.program(program, p), mode: 0o755},
 			file{path: "share/man/man1/" + program + ".1.gz", source: made(program + ".1.gz"), mode: 0o644})
 		if len(completed(program)) > 0 {
 			tree = append(tree,
-				file{path: "share/bash-completion/completions/" + program, source: made(program + ".bash"), mode: 0o644},
-				file{path: "share/zsh/vendor-completions/_" + program, source: made(program + ".zsh"), mode: 0o644},
-				file{path: "share/fish/vendor_completions.d/" + program + ".fish", source: made(program + ".fish"), mode: 0o644})
+				file{path: "share/bash-completion/completions/" + program, source: made(script + ".bash"), mode: 0o644},
+				file{path: "share/zsh/" + zsh + "/_" + program, source: made(script + ".zsh"), mode: 0o644},
+				file{path: "share/fish/vendor_completions.d/" + program + ".fish", source: made(script + ".fish"), mode: 0o644})
 		}
 	}
 	tree = append(tree,
@@ -70,26 +72,26 @@ func packFiles(dir string) (found []file, err error) {
 	return found, err
 }
 
-// pack makes the archive and the packages of one architecture.
-func (r *release) pack(arch string) error {
-	tree, err := r.tree(arch)
+// pack makes the archive of one platform, and for Linux its packages.
+func (r *release) pack(p platform) error {
+	tree, err := r.tree(p)
 	if err != nil {
 		return err
 	}
-	if err := r.archive(tree, arch); err != nil {
+	if err := r.archive(tree, p); err != nil || p.os != "linux" {
 		return err
 	}
 	for _, format := range []string{"deb", "rpm"} {
-		if err := r.packageAs(format, tree, arch); err != nil {
-			return fmt.Errorf("%s for %s: %w", format, arch, err)
+		if err := r.packageAs(format, tree, p.arch); err != nil {
+			return fmt.Errorf("%s for %s: %w", format, p.arch, err)
 		}
 	}
 	return nil
 }
 
-// archive writes attune-VERSION-linux-ARCH.tar.gz: unpacked anywhere, it works.
-func (r *release) archive(tree []file, arch string) error {
-	name := "attune-" + r.version + "-linux-" + arch
+// archive writes attune-VERSION-linux-amd64.tar.gz: unpacked anywhere, it works.
+func (r *release) archive(tree []file, p platform) error {
+	name := "attune-" + r.version + "-" + p.String()
 	return r.write(name+".tar.gz", func(w io.Writer) error {
 		zipped := gzip.NewWriter(w)
 		archive := tar.NewWriter(zipped)

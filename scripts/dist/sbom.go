@@ -14,7 +14,7 @@ import (
 )
 
 // billOfMaterials writes, in CycloneDX, which modules each program was linked from, as the Go linker noted it in the program.
-func (r *release) billOfMaterials(architectures []string) error {
+func (r *release) billOfMaterials(platforms []platform) error {
 	bom := cyclonedx.NewBOM()
 	bom.Metadata = &cyclonedx.Metadata{
 		Timestamp: r.date.Format(time.RFC3339),
@@ -24,9 +24,9 @@ func (r *release) billOfMaterials(architectures []string) error {
 	var components []cyclonedx.Component
 	var dependencies []cyclonedx.Dependency
 	identity := r.version
-	for _, arch := range architectures {
-		for _, name := range r.programs {
-			program, uses, err := r.linked(name, arch, modules)
+	for _, p := range platforms {
+		for _, name := range r.programsFor(p) {
+			program, uses, err := r.linked(name, p, modules)
 			if err != nil {
 				return err
 			}
@@ -45,8 +45,8 @@ func (r *release) billOfMaterials(architectures []string) error {
 }
 
 // linked reads one program's modules, adds them to all, and gives the program with what it depends on.
-func (r *release) linked(name, arch string, all map[string]cyclonedx.Component) (cyclonedx.Component, cyclonedx.Dependency, error) {
-	path := r.program(name, arch)
+func (r *release) linked(name string, p platform, all map[string]cyclonedx.Component) (cyclonedx.Component, cyclonedx.Dependency, error) {
+	path := r.program(name, p)
 	info, err := buildinfo.ReadFile(path)
 	if err != nil {
 		return cyclonedx.Component{}, cyclonedx.Dependency{}, fmt.Errorf("modules of %s: %w", path, err)

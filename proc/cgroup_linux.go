@@ -1,3 +1,5 @@
+//go:build !attune_portable
+
 package proc
 
 import (
@@ -24,6 +26,9 @@ type group struct {
 	fd       *os.File          // version 2: what the child is born into
 	enforces map[string]bool   // by the names of limits
 }
+
+// dataLimited tells whether RLIMIT_DATA bounds what a process allocates.
+const dataLimited = true
 
 const groupPrefix = "attune-"
 
@@ -171,12 +176,6 @@ func (g *group) key(controller, file, name string) int64 {
 		}
 	}
 	return 0
-}
-
-// counters are what a group counted; zero where it does not.
-type counters struct {
-	memory, oomKills, pids, pidsHit int64
-	cpuTime                         time.Duration
 }
 
 func (g *group) counters() counters {

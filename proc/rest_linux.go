@@ -1,3 +1,5 @@
+//go:build !attune_portable
+
 package proc
 
 import (
@@ -118,15 +120,6 @@ func utsOf(pid int) string {
 	name, _ := os.Readlink("/proc/" + strconv.Itoa(pid) + "/ns/uts")
 	return name
 }
-
-// process is what /proc says of one.
-type process struct {
-	pid, parent, group, session int
-	zombie                      bool
-}
-
-// restMax is when a process that cannot die, in an uninterruptible system call for one, is given up.
-const restMax = 10 * time.Second
 
 // killRest ends what is left of the child after its leader, again and again until nothing is: one look
 // races with forks. It returns how many processes it had to end.
@@ -319,63 +312,12 @@ var firstThread = sync.OnceValue(func() string {
 	return "/proc/" + pid + "/task/" + pid + "/children"
 })
 
-// descendants are the processes below pid as they are now, for signals that may miss some.
-func descendants(pid int) []process {
-	entries, err := os.ReadDir("/proc")
-	if err != nil {
-		return nil
-	}
-	byParent := map[int][]process{}
-	for _, e := range entries {
-		if id, err := strconv.Atoi(e.Name()); err == nil {
-			if p, err := readProcess(id); err == nil {
-				byParent[p.parent] = append(byParent[p.parent], p)
-			}
-		}
-	}
-	var below []process
-	for queue := []int{pid}; len(queue) > 0; queue = queue[1:] {
-		for _, p := range byParent[queue[0]] {
-			below = append(below, p)
-			queue = append(queue, p.pid)
-		}
-	}
-	return below
-}
-
 func childrenByScan(parent int) []int {
-	entries, err := os.ReadDir("/proc")
-	if err != nil {
-		return nil
-	}
 	var pids []int
-	for _, e := range entries {
-		if id, err := strconv.Atoi(e.Name()); err == nil {
-			if p, err := readProcess(id); err == nil && p.parent == parent {
-				pids = append(pids, id)
-			}
+	for _, p := range processes() {
+		if p.parent == parent {
+			pids = append(pids, p.pid)
 		}
 	}
 	return pids
-}
-
-// readProcess reads /proc/PID/stat (proc_pid_stat(5)). The command's name may hold anything, so fields are
-// counted from the last parenthesis.
-func readProcess(pid int) (process, error) {
-	data, err := os.ReadFile("/proc/" + strconv.Itoa(pid) + "/stat")
-	if err != nil {
-		return process{}, err
-	}
-	end := bytes.LastIndexByte(data, ')')
-	fields := strings.Fields(string(data[end+1:]))
-	if end < 0 || len(fields) < 4 {
-		return process{}, fmt.Errorf("/proc/%d/stat: %q", pid, data)
-	}
-	p := process{pid: pid, zombie: fields[0] == "Z" || fields[0] == "X"}
-	for i, field := range []*int{&p.parent, &p.group, &p.session} {
-		if *field, err = strconv.Atoi(fields[i+1]); err != nil {
-			return process{}, err
-		}
-	}
-	return p, nil
 }

@@ -1,3 +1,5 @@
+//go:build !attune_portable
+
 package proc
 
 import (

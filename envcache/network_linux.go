@@ -19,13 +19,3 @@ func onNetwork(dir string) bool {
 	var st unix.Statfs_t
 	return unix.Statfs(dir, &st) == nil && slices.Contains(networkTypes, int64(st.Type))
 }
-
-// full tells whether a file system has run out of blocks or inodes; an installer's own words about that
-// are not attune's to understand.
-func full(dir string) bool {
-	var st unix.Statfs_t
-	if unix.Statfs(dir, &st) != nil || st.Blocks == 0 {
-		return false
-	}
-	return st.Bavail*uint64(st.Bsize) < 256<<10 || st.Files > 0 && st.Ffree == 0
-}

@@ -1,3 +1,5 @@
+//go:build !attune_portable
+
 package proc
 
 import (
@@ -19,11 +21,15 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Guarantee is whether a guarantee can be had on this machine: By a mechanism, or not and Why.
-type Guarantee struct {
-	By  string `json:"by,omitempty"`
-	Why string `json:"why,omitempty"`
-}
+// Isolates tells whether attune knows how to isolate on this system at all (see Diagnose for what this machine offers), and how to find what
+// has left its session: elsewhere that outlives its Run.
+const Isolates = true
+
+const (
+	byThread     mechanism = "thread"     // the thread that forks restricts itself
+	byNamespaces mechanism = "namespaces" // a stub in namespaces of its own
+	byLandlock   mechanism = "landlock"   // the thread, with a Landlock domain over the files
+)
 
 // offered is what this machine can give at a level, found by canaries that attempt what is forbidden, once in a process.
 func offered(level Level) (mechanism, map[string]Guarantee) {
@@ -109,13 +115,6 @@ var (
 		return <-result == nil
 	})
 )
-
-// Prepare finds out what this machine offers at a level before it is needed. It returns at once.
-func Prepare(level Level) {
-	if level.Least(Basic) {
-		go offered(level)
-	}
-}
 
 // mechanisms are the names of what stands behind each guarantee.
 func mechanisms(how mechanism) map[string]string {

@@ -1,9 +1,13 @@
 package envcache
 
 import (
+	"testing"
+
 	"runtime"
 	"syscall"
 	"unsafe"
+
+	"github.com/stretchr/testify/require"
 
 	"golang.org/x/sys/unix"
 )
@@ -28,4 +32,25 @@ func denyFlock(errno syscall.Errno) error {
 		return err
 	}
 	return nil
+}
+
+// mountMemory puts an empty file system of its own at dir until the test ends.
+func mountMemory(t testing.TB, dir, options string) {
+	t.Helper()
+	require.NoError(t, unix.Mount("attune", dir, "tmpfs", 0, options))
+	t.Cleanup(func() { _ = unix.Unmount(dir, unix.MNT_DETACH) })
+}
+
+// remountReadOnly makes what mountMemory mounted read-only.
+func remountReadOnly(t testing.TB, dir string) {
+	t.Helper()
+	require.NoError(t, unix.Mount("", dir, "", unix.MS_REMOUNT|unix.MS_RDONLY, ""))
+}
+
+// bindReadOnly makes a directory read-only until the test ends.
+func bindReadOnly(t testing.TB, dir string) {
+	t.Helper()
+	require.NoError(t, unix.Mount(dir, dir, "", unix.MS_BIND, ""))
+	t.Cleanup(func() { _ = unix.Unmount(dir, unix.MNT_DETACH) })
+	require.NoError(t, unix.Mount("", dir, "", unix.MS_BIND|unix.MS_REMOUNT|unix.MS_RDONLY, ""))
 }

@@ -1,3 +1,5 @@
+//go:build !attune_portable
+
 package proc
 
 import (
@@ -10,6 +12,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strconv"
+	"strings"
 	"sync"
 	"syscall"
 
@@ -32,7 +35,7 @@ func plan(spec *Spec, c *child) (*launch, error) {
 	if err != nil {
 		return nil, err
 	}
-	c.applied = applied
+	c.applied, c.execID = applied, lookup(spec.Env, "ATTUNE_EXEC_ID")
 	if spec.Isolation.Level == Strict { // what a child starts in, it sees
 		dir := spec.Dir
 		if dir == "" {
@@ -55,7 +58,7 @@ func plan(spec *Spec, c *child) (*launch, error) {
 		l.restrict(applied)
 	}
 	if spec.Foreground && l.init {
-		spec.Foreground, c.foreground = false, false // an init has no job control
+		spec.Foreground = false // an init has no job control
 	}
 	if c.limiter != nil {
 		l.confine.Tasks, l.confine.Rlimits = c.limiter.group.tasks(), c.limiter.rlimits
@@ -101,6 +104,20 @@ func (l *launch) contain(crowded bool) {
 // ambiguous tells whether orphans of this child come to attune, and nothing on them says whose they are.
 func (l *launch) ambiguous() bool { return !l.init && !l.confine.Mark }
 
+// bring has the registry know the child before it exists, so that its orphans are never another's.
+func (l *launch) bring(attr *syscall.ProcAttr) error {
+	l.contain(children.begin(l))
+	if err := l.spawn(attr); err != nil {
+		children.abort(l)
+		return err
+	}
+	children.add(l.child)
+	if l.spec.Foreground {
+		restoreCoreLimit(l.child.pid)
+	}
+	return nil
+}
+
 // spawn brings the child into being. It is the one place that knows how.
 func (l *launch) spawn(attr *syscall.ProcAttr) error {
 	path := first(l.spec.Argv)
@@ -123,29 +140,45 @@ func (l *launch) spawn(attr *syscall.ProcAttr) error {
 		return err
 	}
 	c.Warden = func(listener int) { go guard(listener, os.Getpid()) }
-	err := l.fromThread(c, attr, func() (int, error) { return execRetrying(path, l.spec.Argv, attr) })
+	back, err := waysBack(c.Tasks)
+	if err != nil {
+		return err
+	}
+	defer closeAll(back)
+	err = l.fromThread(c, attr, func() (int, error) {
+		defer leave(back) // only the child counts
+		return execRetrying(path, l.spec.Argv, attr)
+	})
 	if l.child.limiter != nil {
 		l.child.limiter.group.settle(l.spec.Limits, false)
 	}
 	return err
 }
 
-// ways opens the way back out of control groups, as long as the thread may open it.
-func ways(tasks []string) (leave func(), err error) {
-	var back []*os.File
+// waysBack are the files by which a thread leaves control groups. A confined thread could not open them.
+func waysBack(tasks []string) (back []*os.File, err error) {
 	for _, file := range tasks {
 		f, err := os.OpenFile(filepath.Join(filepath.Dir(filepath.Dir(file)), "tasks"), os.O_WRONLY, 0)
 		if err != nil {
+			closeAll(back)
 			return nil, err
 		}
 		back = append(back, f)
 	}
-	return func() {
-		for _, f := range back {
-			_, _ = f.WriteString("0")
-			_ = f.Close()
-		}
-	}, nil
+	return back, nil
+}
+
+// leave takes the calling thread back to where it came from.
+func leave(back []*os.File) {
+	for _, f := range back {
+		_, _ = f.WriteString("0")
+	}
+}
+
+func closeAll(files []*os.File) {
+	for _, f := range files {
+		_ = f.Close()
+	}
 }
 
 func (l *launch) inGroup() bool {
@@ -353,4 +386,14 @@ func onScratchThread(f func() error) bool {
 	result := make(chan error, 1)
 	onThread(func() { result <- f() })
 	return <-result == nil
+}
+
+func lookup(env []string, name string) string {
+	value := ""
+	for _, entry := range env {
+		if v, ok := strings.CutPrefix(entry, name+"="); ok {
+			value = v
+		}
+	}
+	return value
 }

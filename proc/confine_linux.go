@@ -1,3 +1,5 @@
+//go:build !attune_portable
+
 package proc
 
 import (
@@ -24,13 +26,6 @@ type confinement struct {
 	Filter     *filterSpec `json:",omitempty"`
 
 	Warden func(listener int) `json:"-"` // takes over what a filter that asks is decided by
-}
-
-// rlimit is one limit of setrlimit(2), soft and hard.
-type rlimit struct {
-	Resource int
-	Soft     uint64
-	Hard     uint64
 }
 
 // A confineError says which guarantee a thread could not take on, and why.
@@ -151,16 +146,6 @@ func prctlRead(option int, argument uintptr) (int, error) {
 		return 0, errno
 	}
 	return int(value), nil
-}
-
-// setRlimit lowers a limit; a hard one that is lower already stays.
-func setRlimit(l rlimit) error {
-	var now unix.Rlimit
-	if err := unix.Prlimit(0, l.Resource, nil, &now); err != nil {
-		return err
-	}
-	wanted := unix.Rlimit{Cur: min(l.Soft, now.Max), Max: min(l.Hard, now.Max)}
-	return unix.Prlimit(0, l.Resource, &wanted, nil)
 }
 
 // onThread runs f on a thread that has done nothing else and ends with it. The main thread never ends, and is what /proc shows

@@ -100,27 +100,6 @@ func programPath(t *testing.T) string {
 	return program
 }
 
-// output runs a command that must succeed.
-func (a *attune) output(args ...string) string {
-	a.t.Helper()
-	cmd := a.command(args...)
-	var errors bytes.Buffer
-	cmd.Stderr = &errors
-	out, err := cmd.Output()
-	require.NoError(a.t, err, "%s%s", out, errors.String())
-	return string(out)
-}
-
-// fails runs a command that must exit with code, and returns what it said.
-func (a *attune) fails(code int, args ...string) string {
-	a.t.Helper()
-	out, err := a.command(args...).CombinedOutput()
-	var exit *exec.ExitError
-	require.ErrorAs(a.t, err, &exit, "%s", out)
-	require.Equal(a.t, code, exit.ExitCode(), "%s", out)
-	return string(out)
-}
-
 func (a *attune) bundle(target, output string, more ...string) bundle.Report {
 	a.t.Helper()
 	bootstrap(a.t, own)

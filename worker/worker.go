@@ -46,6 +46,7 @@ type Worker struct {
 
 	mu       sync.Mutex
 	attempts map[string]*attempt // by execution id
+	busy     int                 // slots that attempts run in
 }
 
 // ErrNameTaken is a worker whose name another one in the pool has; it comes wrapped.

@@ -1,6 +1,7 @@
 package worker
 
 import (
+	"bytes"
 	"container/heap"
 	"encoding/json"
 	"sync"
@@ -110,8 +111,41 @@ type glance struct {
 	Unroutable  time.Time       `json:"unroutable"`
 }
 
+// readHead reads what stands first in a Record, up to what is long: all of a glance that a claim or an end changes.
+func readHead(value []byte) (h glance, err error) {
+	decoder := json.NewDecoder(bytes.NewReader(value))
+	if _, err := decoder.Token(); err != nil {
+		return h, err
+	}
+	for decoder.More() {
+		key, err := decoder.Token()
+		if err != nil {
+			return h, err
+		}
+		switch key {
+		case "schema", "id", "epoch":
+			_, err = decoder.Token()
+		case "state":
+			err = decoder.Decode(&h.State)
+		case "attempt":
+			err = decoder.Decode(&h.Attempt)
+		case "worker":
+			err = decoder.Decode(&h.Worker)
+		default:
+			return h, nil
+		}
+		if err != nil {
+			return h, err
+		}
+	}
+	return h, nil
+}
+
 // seeRun takes a change of the table Runs in.
 func (v *view) seeRun(entry queue.Entry) {
+	if v.seeProgress(entry) {
+		return
+	}
 	var g glance
 	if entry.Op == queue.Stored && json.Unmarshal(entry.Value, &g) != nil {
 		return // reported by whoever takes it out of the queue
@@ -134,6 +168,35 @@ func (v *view) seeRun(entry queue.Entry) {
 	} else if g.Limit > 0 {
 		v.limitOf(g.Action, g.Limit).dirty = true
 	}
+}
+
+// seeProgress takes in that a run which is known was claimed, or is over: of most changes nothing else needs to be read. It is false
+// for any other.
+func (v *view) seeProgress(entry queue.Entry) bool {
+	if entry.Op != queue.Stored {
+		return false
+	}
+	head, err := readHead(entry.Value)
+	if err != nil || head.State != queue.Running && head.State != queue.Done {
+		return false
+	}
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	r := v.runs[entry.Key]
+	if r == nil {
+		return false
+	}
+	if entry.Revision <= r.revision {
+		return true
+	}
+	v.drop(r)
+	if head.State == queue.Running {
+		next := *r // somebody may be looking at r
+		next.state, next.attempt, next.worker = head.State, head.Attempt, head.Worker
+		next.revision, next.written, next.waiting = entry.Revision, entry.At, false
+		v.runs[r.id], v.running[r.id] = &next, &next
+	}
+	return true
 }
 
 // drop forgets what a run was.

@@ -28,7 +28,8 @@ type view struct {
 	stranded bool               // routes are to be compared with the workers again
 }
 
-// run is an execution that is not over: what the scheduler needs of its Record.
+// run is an execution that is not over: what the scheduler needs of its Record. There may be hundreds of thousands, so that it is
+// small; each change makes another.
 type run struct {
 	id         string
 	revision   uint64
@@ -38,10 +39,9 @@ type run struct {
 	route      *route
 	limit      *limit // nil: of no limited action
 	worker     string
-	notBefore  time.Time
-	unroutable time.Time
-	waiting    bool      // in its limit's line
-	written    time.Time // by the broker's clock
+	waiting    bool  // in its limit's line
+	unroutable int64 // in Unix milliseconds, as is written; 0 is never
+	written    int64 // by the broker's clock
 }
 
 func (r *run) message() queue.Message {
@@ -76,11 +76,18 @@ type worker struct {
 	idle bool      // draining: it takes nothing more
 }
 
+// milliseconds is a time of a run.
+func milliseconds(t time.Time) int64 {
+	if t.IsZero() {
+		return 0
+	}
+	return t.UnixMilli()
+}
+
 // check is a queued execution whose message is to be looked for, unless it has moved on.
 type check struct {
-	id       string
-	revision uint64
-	at       time.Time // monotonic
+	run *run
+	at  time.Time // monotonic
 }
 
 func newView() *view {
@@ -193,7 +200,7 @@ func (v *view) seeProgress(entry queue.Entry) bool {
 	if head.State == queue.Running {
 		next := *r // somebody may be looking at r
 		next.state, next.attempt, next.worker = head.State, head.Attempt, head.Worker
-		next.revision, next.written, next.waiting = entry.Revision, entry.At, false
+		next.revision, next.written, next.waiting = entry.Revision, milliseconds(entry.At), false
 		v.runs[r.id], v.running[r.id] = &next, &next
 	}
 	return true
@@ -214,7 +221,7 @@ func (v *view) drop(r *run) {
 func (v *view) add(entry queue.Entry, g *glance) {
 	r := &run{
 		id: entry.Key, revision: entry.Revision, state: g.State, priority: g.Priority, attempt: g.Attempt, worker: g.Worker,
-		notBefore: g.NotBefore, unroutable: g.Unroutable, written: entry.At, route: v.routeOf(g.Route, g.Requirement),
+		unroutable: milliseconds(g.Unroutable), written: milliseconds(entry.At), route: v.routeOf(g.Route, g.Requirement),
 	}
 	if g.Limit > 0 {
 		r.limit = v.limitOf(g.Action, g.Limit)
@@ -225,11 +232,11 @@ func (v *view) add(entry queue.Entry, g *glance) {
 	case queue.Queued:
 		r.route.queued++
 		v.stranded = v.stranded || !r.route.able
-		v.fresh = append(v.fresh, check{r.id, r.revision, time.Now()})
+		v.fresh = append(v.fresh, check{r, time.Now()})
 	case queue.Running:
 		v.running[r.id] = r
 	case queue.Parked:
-		heap.Push(&v.due, due{r.notBefore, r.id, r.revision})
+		heap.Push(&v.due, due{g.NotBefore, r.id, r.revision})
 	}
 }
 
@@ -364,7 +371,7 @@ func (v *view) takeFresh(age time.Duration) []*run {
 	var all []*run
 	n := 0
 	for ; n < len(v.fresh) && time.Since(v.fresh[n].at) >= age; n++ {
-		if r := v.runs[v.fresh[n].id]; r != nil && r.revision == v.fresh[n].revision {
+		if r := v.fresh[n].run; v.runs[r.id] == r {
 			all = append(all, r)
 		}
 	}
@@ -378,7 +385,7 @@ func (v *view) takeFresh(age time.Duration) []*run {
 func (v *view) again(r *run) {
 	v.mu.Lock()
 	defer v.mu.Unlock()
-	v.fresh = append(v.fresh, check{r.id, r.revision, time.Now()})
+	v.fresh = append(v.fresh, check{r, time.Now()})
 }
 
 // takeOld are the executions that were not written for that long.
@@ -387,7 +394,7 @@ func (v *view) takeOld(now time.Time, age time.Duration) []*run {
 	defer v.mu.Unlock()
 	var all []*run
 	for _, r := range v.runs {
-		if !r.written.IsZero() && now.Sub(r.written) > age {
+		if r.written != 0 && now.UnixMilli()-r.written > age.Milliseconds() {
 			all = append(all, r)
 		}
 	}
@@ -455,5 +462,5 @@ func (r *run) late(now time.Time, timing Timing) bool {
 	if r.route.wasAble {
 		patience = timing.Unroutable
 	}
-	return !r.unroutable.IsZero() && !now.Before(r.unroutable) && time.Since(r.route.since) >= min(patience, timing.Unroutable)
+	return r.unroutable != 0 && now.UnixMilli() >= r.unroutable && time.Since(r.route.since) >= min(patience, timing.Unroutable)
 }

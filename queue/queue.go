@@ -85,8 +85,9 @@ type Table interface {
 	// List gives what there is now, in the order of the last change, and never holds all of it in memory. A prefix is whole
 	// tokens; an empty one means everything. What changes meanwhile may be given twice, the later value last. An error ends it.
 	List(ctx context.Context, prefix string) iter.Seq2[Entry, error]
-	// Watch gives what there is now, then an Entry with Op Current, then each change until the context ends (no error then).
-	// Where the broker was away in between, changes that came meanwhile are given late, at least the last one of each key.
+	// Watch gives what there is now, then an Entry with Op Current, then changes until the context ends (no error then): at least
+	// the last one of each key, which is all that is given of changes that a later one overtakes. Those that came while the broker
+	// was away are given late.
 	Watch(ctx context.Context, prefix string) iter.Seq2[Entry, error]
 }
 

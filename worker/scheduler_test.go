@@ -195,6 +195,25 @@ func TestALostMessageIsLaidAgain(t *testing.T) {
 	assert.Equal(t, "succeeded", r.Outcome)
 }
 
+func TestAMessageThatWasLaidAgainMayBeLostAgain(t *testing.T) {
+	p := newTestPool(t, schedulerPack)
+	p.serve(patiently)
+	prepared, err := p.client.prepare(t.Context(), Order{Request: executor.Request{Action: "s.quick", Selector: map[string]any{"moon": "yes"}}})
+	require.NoError(t, err)
+	value, err := encode(prepared.record)
+	require.NoError(t, err)
+	_, err = p.broker.Table(queue.Runs).Create(t.Context(), prepared.record.ID, value)
+	require.NoError(t, err)
+	m := queue.Message{Route: prepared.record.Route, ID: prepared.record.ID}
+	for range 2 {
+		require.Eventually(t, func() bool {
+			there, err := p.broker.Work().Waiting(t.Context(), m)
+			return err == nil && there
+		}, 20*time.Second, 10*time.Millisecond)
+		require.NoError(t, p.broker.Work().Remove(t.Context(), m))
+	}
+}
+
 // mismatched is how many requests are spread over workers that can run some of them only; 10000 is the long form.
 var mismatched = flag.Int("mismatched", 120, "requests over mismatched workers")
 

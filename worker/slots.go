@@ -15,9 +15,9 @@ type slots struct {
 	settling chan struct{} // one for each execution that is being settled without a slot; full when these are too many
 }
 
-// settlingMin is how many executions may be settled without a slot at the least: as many results as 16 are in memory beside those
-// of the slots.
-const settlingMin = 16
+// settlingMin is how many executions may be settled without a slot at the least: the results of as many are in memory beside those of
+// the slots.
+const settlingMin = 32
 
 func newSlots(n int) *slots {
 	s := &slots{free: make(chan struct{}, n), settling: make(chan struct{}, max(n, settlingMin))}

@@ -91,7 +91,7 @@ func New(cfg Config) (*Worker, error) {
 	}
 	w := &Worker{
 		cfg: cfg, broker: cfg.Broker, runs: cfg.Broker.Table(queue.Runs), instance: uuid.NewString(),
-		audit: newAuditor(cfg.Broker.Audit(), cfg.Name), slots: newSlots(cfg.Slots), attempts: map[string]*attempt{},
+		audit: newAuditor(cfg.Broker.Audit(), cfg.Name, auditDelay), slots: newSlots(cfg.Slots), attempts: map[string]*attempt{},
 		log: cfg.Log.With("worker", cfg.Name),
 	}
 	w.routes, w.packs = newRoutes(w.log), newPackStore(cfg, w.log)

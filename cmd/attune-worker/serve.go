@@ -7,7 +7,6 @@ import (
 	"log/slog"
 	"os"
 	"os/signal"
-	"runtime/debug"
 	"strings"
 	"sync/atomic"
 	"syscall"
@@ -81,7 +80,7 @@ func (s *serveCmd) Run(a *app) (err error) {
 		log.Info("http", "address", address)
 	}
 	if place.URL == "" {
-		boundGarbage()
+		tuneGarbage()
 	}
 	if v.broker, err = reach(take, place, log); err != nil {
 		if take.Err() != nil {
@@ -91,18 +90,6 @@ func (s *serveCmd) Run(a *app) (err error) {
 	}
 	defer func() { err = errors.Join(err, v.broker.Close()) }()
 	return v.serve(take, work, cfg)
-}
-
-// garbagePercent is GOGC for a process with the server in it. What waits is in the server's memory, and the usual 100 keeps as much
-// garbage beside it: a hundred thousand executions take 150 MiB then instead of 200. The collector's part of an execution of
-// core.noop grows by 0.05 ms of processor time, 2 % of it all.
-const garbagePercent = 50
-
-// boundGarbage leaves a GOGC that is set alone.
-func boundGarbage() {
-	if os.Getenv("GOGC") == "" {
-		debug.SetGCPercent(garbagePercent)
-	}
 }
 
 // serve runs the worker on a broker that is there.

@@ -7,6 +7,8 @@ import (
 	"flag"
 	"fmt"
 	"math/rand/v2"
+	"os"
+	"path/filepath"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -20,6 +22,7 @@ import (
 
 	"github.com/attune-run/attune/executor"
 	"github.com/attune-run/attune/queue"
+	"github.com/attune-run/attune/queue/natsq"
 )
 
 var schedulerPack = map[string]string{
@@ -211,6 +214,27 @@ func TestAMessageThatWasLaidAgainMayBeLostAgain(t *testing.T) {
 			return err == nil && there
 		}, 20*time.Second, 10*time.Millisecond)
 		require.NoError(t, p.broker.Work().Remove(t.Context(), m))
+	}
+}
+
+// The server in this process does not sync what wakes workers: a power cut takes some of it away, at worst all.
+func TestAllMessagesMayBeLostWithTheMachine(t *testing.T) {
+	p := newTestPool(t, schedulerPack)
+	_, stop := p.serve(patiently)
+	waiting := executor.Request{Action: "s.quick", Selector: map[string]any{"zone": "b"}}
+	ids := []string{p.submit(waiting), p.submit(waiting), p.submit(waiting)}
+	stop()
+	require.NoError(t, p.broker.Close())
+	require.NoError(t, os.RemoveAll(filepath.Join(p.store, "jetstream", "$G", "streams", "EXEC")))
+	var err error
+	p.broker, err = natsq.Open(t.Context(), natsq.Options{Store: p.store, AckWait: quickAck, WorkerTTL: 3 * time.Second})
+	require.NoError(t, err)
+	p.client = NewClient(ClientConfig{Broker: p.broker})
+	p.serve(func(m *member) { patiently(m); m.Labels = map[string]string{"zone": "b"} })
+	for _, id := range ids {
+		r, _ := p.result(id)
+		assert.Equal(t, "succeeded", r.Outcome)
+		assert.EqualValues(t, 1, r.Epoch)
 	}
 }
 

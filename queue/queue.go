@@ -131,8 +131,8 @@ type Message struct {
 type Work interface {
 	// Open makes a route; what is there already stays.
 	Open(ctx context.Context, route string) error
-	// Publish is done when the message is stored; one that is there already is no error. Takers see it then, or a moment later.
-	// ErrNotFound: the route is not open.
+	// Publish is done when the message is stored; one that is there already is no error. Takers and Backlog see it then, or a
+	// moment later. ErrNotFound: the route is not open.
 	Publish(ctx context.Context, m Message) error
 	// Waiting tells whether the message is stored and not acknowledged. Replicas of a cluster may hear of an acknowledgement a
 	// moment later; a Publish in that moment finds the message still there.

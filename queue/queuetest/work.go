@@ -81,7 +81,7 @@ func testPriorities(t *testing.T, d Driver) {
 	require.IsNonIncreasing(t, order)
 }
 
-// requireCounted waits until takers see what was published: a broker may tell them a moment later.
+// requireCounted waits until takers, and counts, see what was published: a broker may tell them a moment later.
 func requireCounted(t *testing.T, ctx context.Context, b queue.Broker, routes []string, n int) {
 	t.Helper()
 	require.Eventually(t, func() bool {
@@ -308,6 +308,7 @@ func testBacklog(t *testing.T, d Driver) {
 	for _, priority := range []queue.Priority{queue.Low, queue.Normal, queue.High} {
 		publish(t, ctx, b, queue.Message{Route: r, Priority: priority, ID: fresh()}, queue.Message{Route: r, Priority: priority, ID: fresh()})
 	}
+	requireCounted(t, ctx, b, []string{r}, 6)
 	got, err := taker(t, b).Take(ctx, []string{r}, 2)
 	require.NoError(t, err)
 	backlog, err := b.Work().Backlog(ctx)

@@ -103,6 +103,7 @@ func testTurns(t *testing.T, d Driver) {
 	for range 3 {
 		publish(t, ctx, b, queue.Message{Route: small, ID: fresh()}, queue.Message{Route: other, ID: fresh()})
 	}
+	requireCounted(t, ctx, b, []string{crowded, small, other}, 66)
 	for _, atOnce := range []int{1, 4} {
 		served := map[string]int{}
 		for _, m := range takeAll(t, ctx, taker(t, b), []string{crowded, small, other}, 12, atOnce) {

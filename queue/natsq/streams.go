@@ -47,6 +47,10 @@ const (
 // number, and -1, for 1000.
 const maxConsumers = 1_000_000
 
+// duplicatesMin is the shortest time for which a server remembers the ids of messages. Only the journal gives them any; at its start a
+// server reads what was stored within that time.
+const duplicatesMin = 100 * time.Millisecond
+
 // definitions are the streams as they are created.
 func (b *broker) definitions() []jetstream.StreamConfig {
 	var all []jetstream.StreamConfig
@@ -69,6 +73,7 @@ func (b *broker) definitions() []jetstream.StreamConfig {
 	for i := range all {
 		all[i].Storage = jetstream.FileStorage
 		all[i].MaxConsumers = maxConsumers
+		all[i].Duplicates = orElse(all[i].Duplicates, duplicatesMin)
 		all[i].Metadata = map[string]string{layoutKey: strconv.Itoa(layout)}
 	}
 	return all

@@ -87,8 +87,9 @@ type Table interface {
 	// List gives what there is now, in the order of the last change, and never holds all of it in memory. A prefix is whole
 	// tokens; an empty one means everything. What changes meanwhile may be given twice, the later value last. An error ends it.
 	List(ctx context.Context, prefix string) iter.Seq2[Entry, error]
-	// Watch gives what there is now, then an Entry with Op Current, then each change until the context ends (no error then).
-	// Where the broker was away in between, changes that came meanwhile are given late, at least the last one of each key.
+	// Watch gives what there is now, then an Entry with Op Current, then changes until the context ends (no error then): at least
+	// the last one of each key, which is all that is given of changes that a later one overtakes. Those that came while the broker
+	// was away are given late.
 	Watch(ctx context.Context, prefix string) iter.Seq2[Entry, error]
 }
 
@@ -132,7 +133,8 @@ type Message struct {
 type Work interface {
 	// Open makes a route; what is there already stays.
 	Open(ctx context.Context, route string) error
-	// Publish is done when the message is stored; one that is there already is no error. ErrNotFound: the route is not open.
+	// Publish is done when the message is stored; one that is there already is no error. Takers and Backlog see it then, or a
+	// moment later. ErrNotFound: the route is not open.
 	Publish(ctx context.Context, m Message) error
 	// Waiting tells whether the message is stored and not acknowledged. Replicas of a cluster may hear of an acknowledgement a
 	// moment later; a Publish in that moment finds the message still there.

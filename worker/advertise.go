@@ -35,7 +35,7 @@ func (w *Worker) entry() ([]byte, error) {
 		e.Running = append(e.Running, a.id)
 	}
 	slices.Sort(e.Running)
-	e.Busy = len(e.Running)
+	e.Busy = w.busySlots()
 	return encode(e)
 }
 

@@ -24,6 +24,7 @@ type attempt struct {
 	fence       context.CancelCauseFunc // ends everything, with errFenced
 	cancel      context.CancelCauseFunc // ends the child, with errDrained or errCanceled
 	force       chan struct{}           // closed: SIGKILL at once
+	slot        *seat                   // what it runs in
 	logs        *logWriter              // what the child prints; nil before there is one
 
 	writing sync.Mutex // one write of the record at a time
@@ -53,20 +54,38 @@ func cancellation(why string) error {
 
 func (w *Worker) add(a *attempt) {
 	w.mu.Lock()
+	defer w.mu.Unlock()
 	w.attempts[a.id] = a
-	busy := len(w.attempts)
-	w.mu.Unlock()
-	w.cfg.Observer.Slots(busy, w.cfg.Slots)
+	w.busy++
+	w.cfg.Observer.Slots(w.busy, w.cfg.Slots)
+}
+
+// vacate gives the slot of an attempt to another.
+func (w *Worker) vacate(a *attempt) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if a.slot.vacate() {
+		w.busy--
+		w.cfg.Observer.Slots(w.busy, w.cfg.Slots)
+	}
 }
 
 func (w *Worker) remove(a *attempt) {
 	w.mu.Lock()
+	defer w.mu.Unlock()
 	if w.attempts[a.id] == a {
 		delete(w.attempts, a.id)
 	}
-	busy := len(w.attempts)
-	w.mu.Unlock()
-	w.cfg.Observer.Slots(busy, w.cfg.Slots)
+	if !a.slot.left {
+		w.busy--
+		w.cfg.Observer.Slots(w.busy, w.cfg.Slots)
+	}
+}
+
+func (w *Worker) busySlots() int {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return w.busy
 }
 
 // running are the attempts, in no order.

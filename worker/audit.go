@@ -10,11 +10,12 @@ import (
 	"github.com/attune-run/attune/queue"
 )
 
-// auditor writes audit lines. Lines that come while others are being stored go together in one message, so that many executions
-// share one write.
+// auditor writes audit lines. Lines that come within delay, or while others are being stored, go together in one message, so that many
+// executions share one write.
 type auditor struct {
 	journal queue.Journal
 	who     string
+	delay   time.Duration
 
 	mu      sync.Mutex
 	pending bytes.Buffer // lines, each with its newline
@@ -25,11 +26,15 @@ type auditor struct {
 // auditMax is the size in bytes from which lines go in a message of their own.
 const auditMax = 256 << 10
 
+// auditDelay is how long a worker's line waits for others. Nobody waits for it but the acknowledgement of a message whose execution is
+// over.
+const auditDelay = 5 * time.Millisecond
+
 // auditTimeout is how long one message may take.
 const auditTimeout = 10 * time.Second
 
-func newAuditor(journal queue.Journal, who string) *auditor {
-	return &auditor{journal: journal, who: who}
+func newAuditor(journal queue.Journal, who string, delay time.Duration) *auditor {
+	return &auditor{journal: journal, who: who, delay: delay}
 }
 
 // add writes a line; what comes is nil once it is stored.
@@ -59,6 +64,7 @@ func (a *auditor) add(line queue.AuditLine, at time.Time) <-chan error {
 // write stores what is pending until nothing is.
 func (a *auditor) write() {
 	for {
+		time.Sleep(a.delay)
 		a.mu.Lock()
 		if len(a.waiting) == 0 {
 			a.writing = false

@@ -16,7 +16,7 @@ import (
 )
 
 // handle takes a message to its end: what it wakes for is run here, or needs nothing more.
-func (w *Worker) handle(ctx context.Context, d queue.Delivery) {
+func (w *Worker) handle(ctx context.Context, d queue.Delivery, slot *seat) {
 	id := d.Message().ID
 	if w.draining.Load() {
 		_ = d.Release(ctx)
@@ -38,7 +38,7 @@ func (w *Worker) handle(ctx context.Context, d queue.Delivery) {
 	child, cancel := context.WithCancelCause(hold)
 	defer fence(nil)
 	defer cancel(nil)
-	a.fence, a.cancel, a.force = fence, cancel, make(chan struct{})
+	a.fence, a.cancel, a.force, a.slot = fence, cancel, make(chan struct{}), slot
 	w.add(a)
 	defer w.remove(a)
 	a.run(hold, child)

@@ -63,7 +63,7 @@ func NewClient(cfg ClientConfig) *Client {
 		cfg.Who = "client"
 	}
 	c := &Client{cfg: cfg, broker: cfg.Broker, lookAtClock: look, offers: map[string]offers{}, routes: map[string]time.Time{}, schemas: map[string]*pack.Schema{}}
-	c.journal = newAuditor(cfg.Broker.Audit(), c.who())
+	c.journal = newAuditor(cfg.Broker.Audit(), c.who(), 0)
 	return c
 }
 

@@ -16,7 +16,7 @@ func (w *Worker) drain(work, background context.Context) {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(background), w.cfg.Grace)
 	defer cancel()
 	defer context.AfterFunc(work, cancel)()
-	if w.idle(ctx) {
+	if w.slots.idle(ctx) {
 		return
 	}
 	// Executions that are claimed just now are ended as well.
@@ -27,22 +27,8 @@ func (w *Worker) drain(work, background context.Context) {
 	}
 }
 
-// idle waits until every slot is free; false when the context ended before.
-func (w *Worker) idle(ctx context.Context) bool {
-	n := 0
-	for n < w.cfg.Slots {
-		got := w.slots.acquire(ctx)
-		if got == 0 {
-			w.slots.release(n)
-			return false
-		}
-		n += got
-	}
-	return true
-}
-
 func (w *Worker) idleWithin(ctx context.Context, d time.Duration) bool {
 	ctx, cancel := context.WithTimeout(ctx, d)
 	defer cancel()
-	return w.idle(ctx)
+	return w.slots.idle(ctx)
 }

@@ -129,7 +129,7 @@ func (w *Worker) reply(_ context.Context, question []byte) []byte {
 	w.mu.Lock()
 	a := w.attempts[q.ID]
 	if !w.draining.Load() {
-		reply.Free = w.cfg.Slots - len(w.attempts)
+		reply.Free = w.cfg.Slots - w.busy
 	}
 	w.mu.Unlock()
 	reply.Holds = a != nil && a.held().Epoch == q.Epoch

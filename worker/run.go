@@ -22,6 +22,7 @@ func (a *attempt) run(hold, child context.Context) {
 	stop := a.watch(hold)
 	defer stop()
 	result, err := a.execute(hold, child, &r)
+	a.w.vacate(a)
 	if err == nil {
 		err = a.commit(hold, child, result)
 	}

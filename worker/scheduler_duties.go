@@ -253,13 +253,16 @@ func (v *view) putBack(l *limit, chosen []*run) {
 // record, and of running ones whose worker is lost.
 func (t *term) reconcile(ctx context.Context) error {
 	fresh := t.each(t.view.takeFresh(t.cfg.Timing.Reconcile), func(r *run) error {
-		err := t.layAgain(ctx, r)
-		if err != nil {
+		laid, err := t.layAgain(ctx, r)
+		if laid || err != nil {
 			t.view.again(r)
 		}
 		return err
 	})
-	lost := t.each(t.view.takeLost(t.cfg.Timing.Fence), func(r *run) error { return t.layAgain(ctx, r) })
+	lost := t.each(t.view.takeLost(t.cfg.Timing.Fence), func(r *run) error {
+		_, err := t.layAgain(ctx, r)
+		return err
+	})
 	return errors.Join(fresh, lost, t.freeLost(ctx))
 }
 
@@ -281,25 +284,28 @@ func (t *term) freeLost(ctx context.Context) error {
 		if err := t.cfg.Broker.Work().Remove(ctx, r.message()); err != nil {
 			return err
 		}
-		return t.layAgain(ctx, r)
+		_, err := t.layAgain(ctx, r)
+		return err
 	})
 }
 
-func (t *term) layAgain(ctx context.Context, r *run) error {
+// layAgain tells whether the message was missing, and is there now.
+func (t *term) layAgain(ctx context.Context, r *run) (laid bool, err error) {
 	there, err := t.cfg.Broker.Work().Waiting(ctx, r.message())
 	if err != nil && !errors.Is(err, queue.ErrNotFound) || there {
-		return err
+		return false, err
 	}
 	record, revision, err := t.client.record(ctx, r.id)
 	var refused *RefusedError
 	if errors.As(err, &refused) || err == nil && revision != r.revision {
-		return nil // it has moved on, and will be seen
+		return false, nil // it has moved on, and will be seen
 	}
 	if err != nil {
-		return err
+		return false, err
 	}
 	t.cfg.Log.Info("lay a lost message again", "execution", r.id, "state", record.State)
-	return publish(ctx, t.client, record)
+	err = publish(ctx, t.client, record)
+	return err == nil, err
 }
 
 // keepOld writes the records again of what waits so long that the broker would forget them.

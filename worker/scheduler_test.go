@@ -7,6 +7,8 @@ import (
 	"flag"
 	"fmt"
 	"math/rand/v2"
+	"os"
+	"path/filepath"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -21,6 +23,7 @@ import (
 
 	"github.com/attune-run/attune/executor"
 	"github.com/attune-run/attune/queue"
+	"github.com/attune-run/attune/queue/natsq"
 )
 
 var schedulerPack = map[string]string{
@@ -194,6 +197,46 @@ func TestALostMessageIsLaidAgain(t *testing.T) {
 	require.NoError(t, err)
 	r, _ := p.result(prepared.record.ID)
 	assert.Equal(t, "succeeded", r.Outcome)
+}
+
+func TestAMessageThatWasLaidAgainMayBeLostAgain(t *testing.T) {
+	p := newTestPool(t, schedulerPack)
+	p.serve(patiently)
+	prepared, err := p.client.prepare(t.Context(), Order{Request: executor.Request{Action: "s.quick", Selector: map[string]any{"moon": "yes"}}})
+	require.NoError(t, err)
+	value, err := encode(prepared.record)
+	require.NoError(t, err)
+	_, err = p.broker.Table(queue.Runs).Create(t.Context(), prepared.record.ID, value)
+	require.NoError(t, err)
+	m := queue.Message{Route: prepared.record.Route, ID: prepared.record.ID}
+	for range 2 {
+		require.Eventually(t, func() bool {
+			there, err := p.broker.Work().Waiting(t.Context(), m)
+			return err == nil && there
+		}, 20*time.Second, 10*time.Millisecond)
+		require.NoError(t, p.broker.Work().Remove(t.Context(), m))
+	}
+}
+
+// The server in this process does not sync what wakes workers: a power cut takes some of it away, at worst all.
+func TestAllMessagesMayBeLostWithTheMachine(t *testing.T) {
+	p := newTestPool(t, schedulerPack)
+	_, stop := p.serve(patiently)
+	waiting := executor.Request{Action: "s.quick", Selector: map[string]any{"zone": "b"}}
+	ids := []string{p.submit(waiting), p.submit(waiting), p.submit(waiting)}
+	stop()
+	require.NoError(t, p.broker.Close())
+	require.NoError(t, os.RemoveAll(filepath.Join(p.store, "jetstream", "$G", "streams", "EXEC")))
+	var err error
+	p.broker, err = natsq.Open(t.Context(), natsq.Options{Store: p.store, AckWait: quickAck, WorkerTTL: 3 * time.Second})
+	require.NoError(t, err)
+	p.client = NewClient(ClientConfig{Broker: p.broker})
+	p.serve(func(m *member) { patiently(m); m.Labels = map[string]string{"zone": "b"} })
+	for _, id := range ids {
+		r, _ := p.result(id)
+		assert.Equal(t, "succeeded", r.Outcome)
+		assert.EqualValues(t, 1, r.Epoch)
+	}
 }
 
 // mismatched is how many requests are spread over workers that can run some of them only; 10000 is the long form.

@@ -1,6 +1,7 @@
 package worker
 
 import (
+	"bytes"
 	"container/heap"
 	"encoding/json"
 	"sync"
@@ -27,7 +28,8 @@ type view struct {
 	stranded bool               // routes are to be compared with the workers again
 }
 
-// run is an execution that is not over: what the scheduler needs of its Record.
+// run is an execution that is not over: what the scheduler needs of its Record. There may be hundreds of thousands, so that it is
+// small; each change makes another.
 type run struct {
 	id         string
 	revision   uint64
@@ -37,10 +39,9 @@ type run struct {
 	route      *route
 	limit      *limit // nil: of no limited action
 	worker     string
-	notBefore  time.Time
-	unroutable time.Time
-	waiting    bool      // in its limit's line
-	written    time.Time // by the broker's clock
+	waiting    bool  // in its limit's line
+	unroutable int64 // in Unix milliseconds, as is written; 0 is never
+	written    int64 // by the broker's clock
 }
 
 func (r *run) message() queue.Message {
@@ -75,11 +76,18 @@ type worker struct {
 	idle bool      // draining: it takes nothing more
 }
 
+// milliseconds is a time of a run.
+func milliseconds(t time.Time) int64 {
+	if t.IsZero() {
+		return 0
+	}
+	return t.UnixMilli()
+}
+
 // check is a queued execution whose message is to be looked for, unless it has moved on.
 type check struct {
-	id       string
-	revision uint64
-	at       time.Time // monotonic
+	run *run
+	at  time.Time // monotonic
 }
 
 func newView() *view {
@@ -111,8 +119,41 @@ type glance struct {
 	Unroutable  time.Time       `json:"unroutable"`
 }
 
+// readHead reads what stands first in a Record, up to what is long: all of a glance that a claim or an end changes.
+func readHead(value []byte) (h glance, err error) {
+	decoder := json.NewDecoder(bytes.NewReader(value))
+	if _, err := decoder.Token(); err != nil {
+		return h, err
+	}
+	for decoder.More() {
+		key, err := decoder.Token()
+		if err != nil {
+			return h, err
+		}
+		switch key {
+		case "schema", "id", "epoch":
+			_, err = decoder.Token()
+		case "state":
+			err = decoder.Decode(&h.State)
+		case "attempt":
+			err = decoder.Decode(&h.Attempt)
+		case "worker":
+			err = decoder.Decode(&h.Worker)
+		default:
+			return h, nil
+		}
+		if err != nil {
+			return h, err
+		}
+	}
+	return h, nil
+}
+
 // seeRun takes a change of the table Runs in.
 func (v *view) seeRun(entry queue.Entry) {
+	if v.seeProgress(entry) {
+		return
+	}
 	var g glance
 	if entry.Op == queue.Stored && json.Unmarshal(entry.Value, &g) != nil {
 		return // reported by whoever takes it out of the queue
@@ -137,6 +178,35 @@ func (v *view) seeRun(entry queue.Entry) {
 	}
 }
 
+// seeProgress takes in that a run which is known was claimed, or is over: of most changes nothing else needs to be read. It is false
+// for any other.
+func (v *view) seeProgress(entry queue.Entry) bool {
+	if entry.Op != queue.Stored {
+		return false
+	}
+	head, err := readHead(entry.Value)
+	if err != nil || head.State != queue.Running && head.State != queue.Done {
+		return false
+	}
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	r := v.runs[entry.Key]
+	if r == nil {
+		return false
+	}
+	if entry.Revision <= r.revision {
+		return true
+	}
+	v.drop(r)
+	if head.State == queue.Running {
+		next := *r // somebody may be looking at r
+		next.state, next.attempt, next.worker = head.State, head.Attempt, head.Worker
+		next.revision, next.written, next.waiting = entry.Revision, milliseconds(entry.At), false
+		v.runs[r.id], v.running[r.id] = &next, &next
+	}
+	return true
+}
+
 // drop forgets what a run was.
 func (v *view) drop(r *run) {
 	delete(v.runs, r.id)
@@ -152,7 +222,7 @@ func (v *view) drop(r *run) {
 func (v *view) add(entry queue.Entry, g *glance) {
 	r := &run{
 		id: entry.Key, revision: entry.Revision, state: g.State, priority: g.Priority, attempt: g.Attempt, worker: g.Worker,
-		notBefore: g.NotBefore, unroutable: g.Unroutable, written: entry.At, route: v.routeOf(g.Route, g.Requirement),
+		unroutable: milliseconds(g.Unroutable), written: milliseconds(entry.At), route: v.routeOf(g.Route, g.Requirement),
 	}
 	if g.Limit > 0 {
 		r.limit = v.limitOf(g.Action, g.Limit)
@@ -163,11 +233,11 @@ func (v *view) add(entry queue.Entry, g *glance) {
 	case queue.Queued:
 		r.route.queued++
 		v.stranded = v.stranded || !r.route.able
-		v.fresh = append(v.fresh, check{r.id, r.revision, time.Now()})
+		v.fresh = append(v.fresh, check{r, time.Now()})
 	case queue.Running:
 		v.running[r.id] = r
 	case queue.Parked:
-		heap.Push(&v.due, due{r.notBefore, r.id, r.revision})
+		heap.Push(&v.due, due{g.NotBefore, r.id, r.revision})
 	}
 }
 
@@ -302,7 +372,7 @@ func (v *view) takeFresh(age time.Duration) []*run {
 	var all []*run
 	n := 0
 	for ; n < len(v.fresh) && time.Since(v.fresh[n].at) >= age; n++ {
-		if r := v.runs[v.fresh[n].id]; r != nil && r.revision == v.fresh[n].revision {
+		if r := v.fresh[n].run; v.runs[r.id] == r {
 			all = append(all, r)
 		}
 	}
@@ -316,7 +386,7 @@ func (v *view) takeFresh(age time.Duration) []*run {
 func (v *view) again(r *run) {
 	v.mu.Lock()
 	defer v.mu.Unlock()
-	v.fresh = append(v.fresh, check{r.id, r.revision, time.Now()})
+	v.fresh = append(v.fresh, check{r, time.Now()})
 }
 
 // takeOld are the executions that were not written for that long.
@@ -325,7 +395,7 @@ func (v *view) takeOld(now time.Time, age time.Duration) []*run {
 	defer v.mu.Unlock()
 	var all []*run
 	for _, r := range v.runs {
-		if !r.written.IsZero() && now.Sub(r.written) > age {
+		if r.written != 0 && now.UnixMilli()-r.written > age.Milliseconds() {
 			all = append(all, r)
 		}
 	}
@@ -393,5 +463,5 @@ func (r *run) late(now time.Time, timing Timing) bool {
 	if r.route.wasAble {
 		patience = timing.Unroutable
 	}
-	return !r.unroutable.IsZero() && !now.Before(r.unroutable) && time.Since(r.route.since) >= min(patience, timing.Unroutable)
+	return r.unroutable != 0 && now.UnixMilli() >= r.unroutable && time.Since(r.route.since) >= min(patience, timing.Unroutable)
 }

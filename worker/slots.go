@@ -8,15 +8,47 @@ import (
 	"github.com/attune-run/attune/queue"
 )
 
-// slots are what executions run in. A slot is had before anything is asked for, so that nothing waits in a worker's hands.
+// slots are what executions run in. A slot is had before anything is asked for, so that nothing waits in a worker's hands. It is
+// another's as soon as the child is gone: what is left of an execution is waiting for the broker, several at the same time.
 type slots struct {
-	free chan struct{} // one for each free slot
+	free     chan struct{} // one for each free slot
+	settling chan struct{} // one for each execution that is being settled without a slot; full when these are too many
 }
 
+// settlingMin is how many executions may be settled without a slot at the least: the results of as many are in memory beside those of
+// the slots.
+const settlingMin = 32
+
 func newSlots(n int) *slots {
-	s := &slots{free: make(chan struct{}, n)}
+	s := &slots{free: make(chan struct{}, n), settling: make(chan struct{}, max(n, settlingMin))}
 	s.release(n)
 	return s
+}
+
+// seat is one slot in the hands of one execution.
+type seat struct {
+	slots *slots
+	left  bool // the slot is another's already
+}
+
+// vacate gives the slot back although the execution is not settled, unless there are too many of this kind. It tells whether it did.
+func (s *seat) vacate() bool {
+	select {
+	case s.slots.settling <- struct{}{}:
+		s.left = true
+		s.slots.release(1)
+	default:
+	}
+	return s.left
+}
+
+// leave is the end of it.
+func (s *seat) leave() {
+	if s.left {
+		<-s.slots.settling
+	} else {
+		s.slots.release(1)
+	}
 }
 
 // acquire waits for a slot and takes all that are free; 0 when the context ended.
@@ -33,6 +65,28 @@ func (s *slots) acquire(ctx context.Context) int {
 			return n
 		}
 	}
+}
+
+// idle waits until every slot is free and nothing is being settled; false when the context ended before.
+func (s *slots) idle(ctx context.Context) bool {
+	free, settled := 0, 0
+	defer func() {
+		s.release(free)
+		for range settled {
+			<-s.settling
+		}
+	}()
+	for free < cap(s.free) || settled < cap(s.settling) {
+		select {
+		case <-s.free:
+			free++
+		case s.settling <- struct{}{}:
+			settled++
+		case <-ctx.Done():
+			return false
+		}
+	}
+	return true
 }
 
 func (s *slots) release(n int) {
@@ -55,8 +109,9 @@ func (w *Worker) take(ctx, background context.Context) {
 		w.slots.release(n - len(deliveries))
 		for _, d := range deliveries {
 			go func() {
-				defer w.slots.release(1)
-				w.handle(background, d)
+				s := &seat{slots: w.slots}
+				defer s.leave()
+				w.handle(background, d, s)
 			}()
 		}
 		pause = 0

@@ -38,7 +38,7 @@ func (j *slowJournal) Append(_ context.Context, text []byte, _ string) error {
 
 func TestAuditLinesShareMessages(t *testing.T) {
 	j := &slowJournal{let: make(chan error)}
-	a := newAuditor(j, "one")
+	a := newAuditor(j, "one", 0)
 	first := a.add(queue.AuditLine{What: "claim", ID: "0"}, time.Unix(1, 0))
 	require.Eventually(t, func() bool { j.mu.Lock(); defer j.mu.Unlock(); return len(j.text) == 1 }, 5*time.Second, time.Millisecond)
 	var rest []<-chan error

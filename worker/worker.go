@@ -48,6 +48,7 @@ type Worker struct {
 
 	mu       sync.Mutex
 	attempts map[string]*attempt // by execution id
+	busy     int                 // slots that attempts run in
 }
 
 // ErrNameTaken is a worker whose name another one in the pool has; it comes wrapped.
@@ -92,7 +93,7 @@ func New(cfg Config) (*Worker, error) {
 	}
 	w := &Worker{
 		cfg: cfg, broker: cfg.Broker, runs: cfg.Broker.Table(queue.Runs), instance: uuid.NewString(),
-		clock: clock{broker: cfg.Broker}, audit: newAuditor(cfg.Broker.Audit(), cfg.Name), slots: newSlots(cfg.Slots), attempts: map[string]*attempt{},
+		clock: clock{broker: cfg.Broker}, audit: newAuditor(cfg.Broker.Audit(), cfg.Name, auditDelay), slots: newSlots(cfg.Slots), attempts: map[string]*attempt{},
 		log: cfg.Log.With("worker", cfg.Name),
 	}
 	w.routes, w.packs = newRoutes(w.log), newPackStore(cfg, w.log)

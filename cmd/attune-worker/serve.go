@@ -79,6 +79,9 @@ func (s *serveCmd) Run(a *app) (err error) {
 		defer stop()
 		log.Info("http", "address", address)
 	}
+	if place.URL == "" {
+		tuneGarbage()
+	}
 	if v.broker, err = reach(take, place, log); err != nil {
 		if take.Err() != nil {
 			return nil

@@ -182,13 +182,13 @@ func (e *embedded) start(o Options) error {
 // await waits until the server has read its store. It reports what keeps it from starting to its log only.
 func (e *embedded) await(failed <-chan string) error {
 	for deadline := time.Now().Add(startTime); time.Now().Before(deadline); {
-		if e.server.ReadyForConnections(20 * time.Millisecond) {
+		if e.server.ReadyForConnections(time.Microsecond) { // as long as it waits it keeps a processor busy
 			return nil
 		}
 		select {
 		case why := <-failed:
 			return fmt.Errorf("start the server on %s: %s", e.store, why)
-		default:
+		case <-time.After(2 * time.Millisecond):
 		}
 	}
 	return fmt.Errorf("the server on %s did not start within %v: %w", e.store, startTime, queue.ErrUnavailable)

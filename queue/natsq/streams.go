@@ -48,6 +48,10 @@ const (
 // number, and -1, for 1000.
 const maxConsumers = 1_000_000
 
+// duplicatesMin is the shortest time for which a server remembers the ids of messages. Only the journal gives them any; at its start a
+// server reads what was stored within that time.
+const duplicatesMin = 100 * time.Millisecond
+
 // definitions are the streams as they are created.
 func (b *broker) definitions() []jetstream.StreamConfig {
 	var all []jetstream.StreamConfig
@@ -55,11 +59,7 @@ func (b *broker) definitions() []jetstream.StreamConfig {
 		all = append(all, b.tableDefinition(name))
 	}
 	all = append(all,
-		jetstream.StreamConfig{
-			Name: workStream, Description: "what can be executed now", Subjects: []string{workSubject + ".>"},
-			Retention: jetstream.WorkQueuePolicy, Discard: jetstream.DiscardNew, MaxMsgsPerSubject: 1, DiscardNewPerSubject: true,
-			AllowAtomicPublish: true,
-		},
+		b.workDefinition(),
 		jetstream.StreamConfig{
 			Name: auditStream, Description: "who did what", Subjects: []string{auditSubject},
 			MaxAge: queue.Retention, Duplicates: 2 * time.Minute, DenyDelete: true,
@@ -74,14 +74,30 @@ func (b *broker) definitions() []jetstream.StreamConfig {
 	for i := range all {
 		all[i].Storage = jetstream.FileStorage
 		all[i].MaxConsumers = maxConsumers
+		all[i].Duplicates = orElse(all[i].Duplicates, duplicatesMin)
 		all[i].Metadata = map[string]string{layoutKey: strconv.Itoa(layout)}
 	}
 	return all
 }
 
-// tableDefinition is a key-value bucket as NATS's own tools know it. Without AllowDirect every read goes to the stream's leader,
-// which has seen each acknowledged write. All are on disk: a stream in memory begins anew with its server, and revisions that
-// were given before would be given again.
+// workDefinition does not sync what lies in the store of this process. Messages only wake workers: one that was taken and comes
+// again finds its record done, and one that is lost is laid again, because whoever could have seen it stored ends with the machine
+// that loses it. A server elsewhere ends alone, so that there each message is as safe as its record.
+func (b *broker) workDefinition() jetstream.StreamConfig {
+	c := jetstream.StreamConfig{
+		Name: workStream, Description: "what can be executed now", Subjects: []string{workSubject + ".>"},
+		Retention: jetstream.WorkQueuePolicy, Discard: jetstream.DiscardNew, MaxMsgsPerSubject: 1, DiscardNewPerSubject: true,
+	}
+	if b.server != nil {
+		c.PersistMode = jetstream.AsyncPersistMode
+	} else {
+		c.AllowAtomicPublish = true // not with asynchronous writes
+	}
+	return c
+}
+
+// tableDefinition is a key-value bucket as NATS's own tools know it. All are on disk: a stream in memory begins anew with its server,
+// and revisions that were given before would be given again.
 func (b *broker) tableDefinition(name queue.TableName) jetstream.StreamConfig {
 	c := jetstream.StreamConfig{
 		Name: tableStream(name), Subjects: []string{"$KV." + string(name) + ".>"},
@@ -180,14 +196,9 @@ func (b *broker) create(ctx context.Context, definition jetstream.StreamConfig) 
 	if replicas == 0 && b.nc.ConnectedClusterName() == "" {
 		replicas = 1
 	}
-	definition.Replicas = orElse(replicas, 3)
-	if definition.Replicas > 1 {
-		definition.PersistMode = jetstream.DefaultPersistMode // replicated streams have no other
-	}
-	stream, err := b.js.CreateStream(ctx, definition)
+	stream, err := b.js.CreateStream(ctx, replicated(definition, orElse(replicas, 3)))
 	if b.options.Replicas == 0 && hasCode(err, server.JSStreamReplicasNotSupportedErr) {
-		definition.Replicas = 1
-		return b.js.CreateStream(ctx, definition)
+		return b.js.CreateStream(ctx, replicated(definition, 1))
 	}
 	if definition.MaxBytes/2 >= logBytesMin && errors.Is(kindOf(err), queue.ErrFull) {
 		definition.MaxBytes /= 2
@@ -196,10 +207,25 @@ func (b *broker) create(ctx context.Context, definition jetstream.StreamConfig) 
 	return stream, err
 }
 
+// replicated is a definition with that many replicas. Direct reads are answered by any of them, and a Get sees each acknowledged write:
+// only where there is one has it seen them all.
+func replicated(definition jetstream.StreamConfig, replicas int) jetstream.StreamConfig {
+	definition.Replicas = replicas
+	definition.AllowDirect = definition.AllowDirect || replicas == 1
+	if replicas > 1 {
+		definition.PersistMode = jetstream.DefaultPersistMode // replicated streams have no other
+	}
+	return definition
+}
+
 // upgrade changes the settings of a stream that an older attune made, and only those that lose nothing. One that a newer attune
 // made, or an operator adjusted, stays.
 func (b *broker) upgrade(ctx context.Context, stream jetstream.Stream, definition jetstream.StreamConfig) (jetstream.Stream, error) {
 	config := stream.CachedInfo().Config
+	if direct := replicated(definition, config.Replicas).AllowDirect; config.AllowDirect && !direct { // replicas were added
+		config.AllowDirect = false
+		return b.js.UpdateStream(ctx, config)
+	}
 	if made, err := strconv.Atoi(config.Metadata[layoutKey]); err != nil || made >= layout {
 		return stream, nil
 	}

@@ -182,8 +182,10 @@ func (t *table) Watch(ctx context.Context, prefix string) iter.Seq2[queue.Entry,
 	}
 }
 
+// read asks for all messages, which are the last of each key, for a table keeps no other: to be asked for the last ones the server would
+// look for them first, and keep the list. It needs no filter for all of them either.
 func (t *table) read(ctx context.Context, prefix string, follow bool) iter.Seq2[*message, error] {
-	config := jetstream.OrderedConsumerConfig{DeliverPolicy: jetstream.DeliverLastPerSubjectPolicy, FilterSubjects: []string{t.subject + ">"}}
+	config := jetstream.OrderedConsumerConfig{DeliverPolicy: jetstream.DeliverAllPolicy}
 	if prefix != "" {
 		config.FilterSubjects = []string{t.subject + prefix, t.subject + prefix + ".>"}
 	}

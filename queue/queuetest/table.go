@@ -279,15 +279,15 @@ func testWatch(t *testing.T, d Driver) {
 
 	revision, err := table.Put(ctx, pack+".a", []byte("2"))
 	require.NoError(t, err)
-	require.NoError(t, table.Delete(ctx, pack+".a", 0))
-	_, err = table.Create(ctx, pack+".b", []byte("3"))
-	require.NoError(t, err)
 	stored := full.next()
 	require.Equal(t, queue.Entry{Key: pack + ".a", Value: []byte("2"), Revision: revision, At: stored.At}, stored)
+	require.NoError(t, table.Delete(ctx, pack+".a", 0))
 	deleted := full.next()
 	require.Equal(t, pack+".a", deleted.Key)
 	require.Equal(t, queue.Deleted, deleted.Op)
 	require.Greater(t, deleted.Revision, revision)
+	_, err = table.Create(ctx, pack+".b", []byte("3"))
+	require.NoError(t, err)
 	require.Equal(t, pack+".b", full.next().Key)
 }
 

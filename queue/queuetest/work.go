@@ -73,11 +73,25 @@ func testPriorities(t *testing.T, d Driver) {
 			publish(t, ctx, b, queue.Message{Route: routes[i%2], Priority: priority, ID: fresh()})
 		}
 	}
+	requireCounted(t, ctx, b, routes, 18)
 	var order []queue.Priority
 	for _, m := range takeAll(t, ctx, taker(t, b), routes, 18, 1) {
 		order = append(order, m.Priority)
 	}
 	require.IsNonIncreasing(t, order)
+}
+
+// requireCounted waits until takers, and counts, see what was published: a broker may tell them a moment later.
+func requireCounted(t *testing.T, ctx context.Context, b queue.Broker, routes []string, n int) {
+	t.Helper()
+	require.Eventually(t, func() bool {
+		all, err := b.Work().Backlog(ctx)
+		waiting := 0
+		for _, route := range routes {
+			waiting += int(all[route].Waiting)
+		}
+		return err == nil && waiting == n
+	}, 5*time.Second, 5*time.Millisecond)
 }
 
 func testTurns(t *testing.T, d Driver) {
@@ -89,6 +103,7 @@ func testTurns(t *testing.T, d Driver) {
 	for range 3 {
 		publish(t, ctx, b, queue.Message{Route: small, ID: fresh()}, queue.Message{Route: other, ID: fresh()})
 	}
+	requireCounted(t, ctx, b, []string{crowded, small, other}, 66)
 	for _, atOnce := range []int{1, 4} {
 		served := map[string]int{}
 		for _, m := range takeAll(t, ctx, taker(t, b), []string{crowded, small, other}, 12, atOnce) {
@@ -294,6 +309,7 @@ func testBacklog(t *testing.T, d Driver) {
 	for _, priority := range []queue.Priority{queue.Low, queue.Normal, queue.High} {
 		publish(t, ctx, b, queue.Message{Route: r, Priority: priority, ID: fresh()}, queue.Message{Route: r, Priority: priority, ID: fresh()})
 	}
+	requireCounted(t, ctx, b, []string{r}, 6)
 	got, err := taker(t, b).Take(ctx, []string{r}, 2)
 	require.NoError(t, err)
 	backlog, err := b.Work().Backlog(ctx)

@@ -53,7 +53,7 @@ func run() error {
 		{"cold-node", b.coldNode}, {"memory", b.memory}, {"redaction", b.redaction}, {"store", b.store}, {"list", b.list}, {"fifty", b.fifty}, {"lambda", b.lambda},
 		{"cold-node", b.coldNode}, {"memory", b.memory}, {"redaction", b.redaction}, {"store", b.store}, {"list", b.list}, {"fifty", b.fifty},
 		{"pool-latency", b.poolLatency}, {"pool-throughput", b.poolThroughput}, {"pool-protocol", b.poolProtocol},
-		{"pool-backlog", b.poolBacklog}, {"pool-idle", b.poolIdle}, {"pool-curve", b.poolCurve},
+		{"pool-drain", b.poolDrain}, {"pool-backlog", b.poolBacklog}, {"pool-idle", b.poolIdle}, {"pool-curve", b.poolCurve},
 	} {
 		if only := os.Args[2:]; len(only) > 0 && !slices.Contains(only, m.name) {
 			continue

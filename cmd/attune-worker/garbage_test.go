@@ -1,0 +1,37 @@
+package main
+
+import (
+	"runtime"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+)
+
+func TestGarbageIsBounded(t *testing.T) {
+	for live, percent := range map[uint64]int{0: 1000, 4 << 20: 600, 24 << 20: 100, 48 << 20: 50, 1 << 30: 40} {
+		assert.Equal(t, percent, percentOf(live), live)
+	}
+}
+
+func TestEachCollectionIsNoticed(t *testing.T) {
+	noticed := make(chan struct{}, 1)
+	afterCollection(func() {
+		select {
+		case noticed <- struct{}{}:
+		default:
+		}
+	})
+	for range 3 {
+		require.Eventually(t, func() bool {
+			runtime.GC() // the one before may have come before it was waited for
+			select {
+			case <-noticed:
+				return true
+			default:
+				return false
+			}
+		}, 20*time.Second, time.Millisecond)
+	}
+}

@@ -8,6 +8,7 @@ import (
 	"errors"
 	"fmt"
 	"iter"
+	"slices"
 	"time"
 
 	"github.com/nats-io/nats-server/v2/server"
@@ -260,19 +261,21 @@ func (p promotion) replicate(ctx context.Context, name string) error {
 	if config.Replicas = orElse(replicas, promoteReplicas); config.Replicas == 1 {
 		return nil
 	}
-	info, err := p.target.js.UpdateStream(ctx, config)
-	if err != nil {
+	if _, err := p.target.js.UpdateStream(ctx, config); err != nil {
 		return writeError("raise the number of copies", err)
 	}
 	led := map[string]bool{}
 	var asked time.Time
+	moved := time.Now()
 	for len(led) < config.Replicas {
-		if info, err := info.Info(ctx); err == nil && info.Cluster != nil {
-			if s := info.State; s.Msgs == whole.Msgs && s.Bytes == whole.Bytes && s.LastSeq == whole.LastSeq {
-				led[info.Cluster.Leader] = true
+		if info := p.settled(ctx, name, config.Replicas); info != nil {
+			leader, complete := info.Cluster.Leader, info.State.Msgs == whole.Msgs && info.State.Bytes == whole.Bytes && info.State.LastSeq == whole.LastSeq
+			if complete && !led[leader] {
+				led[leader] = true
+				asked, moved = time.Time{}, time.Now()
 			}
-			if led[info.Cluster.Leader] && time.Since(asked) > handOverTime {
-				p.handOver(ctx, name, info.Cluster, led)
+			wanted := func(peer string) bool { return led[peer] != complete }
+			if time.Since(asked) > handOverTime && p.handOver(ctx, name, info.Cluster, wanted, int(time.Since(moved)/handOverTime)%3 == 2) {
 				asked = time.Now()
 			}
 		}
@@ -285,19 +288,39 @@ func (p promotion) replicate(ctx context.Context, name string) error {
 	return nil
 }
 
+// settled is the state of a stream whose copies are all where they are to be; nil before that. A leader that hands over while servers
+// are still joining can leave them without one for ever.
+func (p promotion) settled(ctx context.Context, name string, replicas int) *server.StreamInfo {
+	var response server.JSApiStreamInfoResponse
+	if err := call(ctx, p.target.nc, "INFO."+name, nil, &response); err != nil || response.StreamInfo == nil {
+		return nil
+	}
+	c := response.Cluster
+	if c == nil || c.Leader == "" || c.Desired != nil || len(c.Replicas) != replicas-1 || slices.ContainsFunc(c.Replicas, func(peer *server.PeerInfo) bool { return peer.Pending }) {
+		return nil
+	}
+	return response.StreamInfo
+}
+
 // handOverTime is how long an election may take before the next is asked for.
 const handOverTime = 2 * time.Second
 
-// handOver asks the leader to let a copy lead that did not yet. Whether it did shows later.
-func (p promotion) handOver(ctx context.Context, name string, c *jetstream.ClusterInfo, led map[string]bool) {
+// handOver asks the leader to let another copy lead: one that did not yet or, where the leader is not complete, one that is; with anyone it
+// may be any, for a server that was asked for may not want to. It is false when there is none to ask for. Whether it came so shows later.
+func (p promotion) handOver(ctx context.Context, name string, c *server.ClusterInfo, wanted func(peer string) bool, anyone bool) bool {
 	for _, peer := range c.Replicas {
-		if !led[peer.Name] && peer.Current {
-			var response server.JSApiStreamLeaderStepDownResponse
-			_ = call(ctx, p.target.nc, "LEADER.STEPDOWN."+name,
-				server.JSApiLeaderStepdownRequest{Placement: &server.Placement{Preferred: peer.Name}}, &response)
-			return
+		if !wanted(peer.Name) || !peer.Current && !anyone {
+			continue
 		}
+		request := server.JSApiLeaderStepdownRequest{}
+		if !anyone {
+			request.Placement = &server.Placement{Preferred: peer.Name}
+		}
+		var response server.JSApiStreamLeaderStepDownResponse
+		_ = call(ctx, p.target.nc, "LEADER.STEPDOWN."+name, request, &response)
+		return true
 	}
+	return false
 }
 
 // digest counts and hashes all messages, with their sequences and headers.

@@ -185,7 +185,10 @@ func (b *bench) poolLatency() (err error) {
 // poolThroughput compares a saturated worker with fork, exec and pipes alone, each at its best concurrency.
 func (b *bench) poolThroughput() error {
 	const n = 1500
-	ways := []int{runtime.NumCPU(), 2 * runtime.NumCPU(), 4 * runtime.NumCPU()}
+	var ways []int // children run on the processors, and their results wait for the disk
+	for n := 1; n <= 8; n *= 2 {
+		ways = append(ways, n*runtime.NumCPU())
+	}
 	service, err := b.engine()
 	if err != nil {
 		return err

@@ -4,8 +4,11 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
+	"errors"
 	"sync"
 	"time"
+
+	"github.com/google/uuid"
 
 	"github.com/attune-run/attune/queue"
 )
@@ -30,8 +33,10 @@ const auditMax = 256 << 10
 // over.
 const auditDelay = 5 * time.Millisecond
 
-// auditTimeout is how long one message may take.
-const auditTimeout = 10 * time.Second
+const (
+	auditTimeout  = 10 * time.Second // for one try to store a message
+	auditPatience = 30 * time.Second // for all; the broker knows ids for longer
+)
 
 func newAuditor(journal queue.Journal, who string, delay time.Duration) *auditor {
 	return &auditor{journal: journal, who: who, delay: delay}
@@ -73,11 +78,24 @@ func (a *auditor) write() {
 		}
 		text, waiting := a.next()
 		a.mu.Unlock()
-		ctx, cancel := context.WithTimeout(context.Background(), auditTimeout)
-		err := a.journal.Append(ctx, text, "")
-		cancel()
+		err := a.store(text)
 		for _, done := range waiting {
 			done <- err
+		}
+	}
+}
+
+// store tries again where the broker is away, and under the same id, so that lines whose answer was lost are not there twice.
+func (a *auditor) store(text []byte) error {
+	ctx, cancel := context.WithTimeout(context.Background(), auditPatience)
+	defer cancel()
+	id := uuid.NewString()
+	for pause := 20 * time.Millisecond; ; pause = min(2*pause, time.Second) {
+		once, end := context.WithTimeout(ctx, auditTimeout)
+		err := a.journal.Append(once, text, id)
+		end()
+		if err == nil || !isAway(err) && !errors.Is(err, queue.ErrUncertain) || !sleep(ctx, pause) {
+			return err
 		}
 	}
 }

@@ -29,8 +29,8 @@ func (c *Client) Cancel(ctx context.Context, id string) (*queue.Record, error) {
 		result.Status, result.ExitCode = executor.Canceled, 128+int(syscall.SIGTERM)
 		result.Error = &executor.Error{Kind: "canceled", Message: "canceled by " + c.who() + " before it started"}
 		err = finishUnstarted(ctx, c.broker, r, revision, result)
-		if errors.Is(err, queue.ErrConflict) || errors.Is(err, queue.ErrUncertain) {
-			continue // a worker was faster, or it has happened
+		if errors.Is(err, queue.ErrConflict) {
+			continue // a worker was faster
 		}
 		if err != nil {
 			return nil, fmt.Errorf("cancel %s: %w", id, err)

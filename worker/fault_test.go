@@ -23,6 +23,7 @@ type faulty struct {
 	queue.Broker
 	away    atomic.Bool // reading fails
 	updates faults
+	lines   atomic.Int64 // that were to be written down
 }
 
 // faults are what happens to the next writes; none is left: they work.
@@ -106,6 +107,48 @@ func TestWritesWithoutAnAnswerAreReadBack(t *testing.T) {
 			require.NoError(t, err)
 			assert.Equal(t, "x\n", string(text), "it ran once")
 			p.idle()
+		})
+	}
+}
+
+// deafJournal stores the first line without an answer, and not the second.
+type deafJournal struct {
+	queue.Journal
+	tries *atomic.Int64
+}
+
+func (j deafJournal) Append(ctx context.Context, line []byte, dedupe string) error {
+	switch j.tries.Add(1) {
+	case 1:
+		if err := j.Journal.Append(ctx, line, dedupe); err != nil {
+			return err
+		}
+		return queue.ErrUncertain
+	case 2:
+		return queue.ErrUnavailable
+	}
+	return j.Journal.Append(ctx, line, dedupe)
+}
+
+func (f *faulty) Audit() queue.Journal { return deafJournal{f.Broker.Audit(), &f.lines} }
+
+func TestACancellationIsWrittenDownOnceWhateverAnswersAreLost(t *testing.T) {
+	for _, faults := range [][]string{{}, {"lost answer"}, {"lost write", "lost write"}} {
+		t.Run(fmt.Sprint(faults), func(t *testing.T) {
+			p := newTestPool(t, acts(nil))
+			p.serve(nil)
+			var accepted Accepted
+			require.Eventually(t, func() (ok bool) { // once it is offered
+				var err error
+				accepted, err = p.client.Submit(t.Context(), Order{Request: with("t.stuck", "unused"), In: time.Hour})
+				return err == nil
+			}, 10*time.Second, 10*time.Millisecond)
+			broker := &faulty{Broker: p.broker}
+			broker.updates.next = faults
+			r, err := NewClient(ClientConfig{Broker: broker}).Cancel(t.Context(), accepted.ID)
+			require.NoError(t, err)
+			assert.Equal(t, "canceled", r.Outcome)
+			assert.Equal(t, []string{"submit", "cancel"}, p.audit(accepted.ID))
 		})
 	}
 }

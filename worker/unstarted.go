@@ -1,7 +1,9 @@
 package worker
 
 import (
+	"bytes"
 	"context"
+	"errors"
 	"time"
 
 	"github.com/attune-run/attune/executor"
@@ -32,11 +34,35 @@ func finishUnstarted(ctx context.Context, broker queue.Broker, r *queue.Record, 
 	if err != nil {
 		return err
 	}
-	if _, err := broker.Table(queue.Runs).Update(ctx, r.ID, value, revision); err != nil {
+	if err := replace(ctx, broker.Table(queue.Runs), r.ID, value, revision); err != nil {
 		return err
 	}
 	// Whoever gets the message nevertheless finds that it is done.
 	_ = broker.Work().Remove(ctx, queue.Message{Route: r.Route, Priority: r.Priority, ID: r.ID})
 	_ = broker.Signals().Send(ctx, queue.DoneTopic(r.ID), nil)
 	return nil
+}
+
+// replacePatience is for how long a write that had no answer is looked after.
+const replacePatience = 30 * time.Second
+
+// replace changes a record by compare-and-set. What became of a write without an answer is found out: whoever made it has to write that down.
+func replace(ctx context.Context, table queue.Table, id string, value []byte, revision uint64) error {
+	ctx, cancel := context.WithTimeout(ctx, replacePatience)
+	defer cancel()
+	for pause := 20 * time.Millisecond; ; pause = min(2*pause, time.Second) {
+		_, err := table.Update(ctx, id, value, revision)
+		if !errors.Is(err, queue.ErrUncertain) && !errors.Is(err, queue.ErrConflict) {
+			return err
+		}
+		entry, failed := table.Get(ctx, id)
+		switch {
+		case failed == nil && bytes.Equal(entry.Value, value):
+			return nil
+		case failed == nil && entry.Revision != revision || failed != nil && errors.Is(err, queue.ErrConflict):
+			return queue.ErrConflict
+		case !sleep(ctx, pause):
+			return err
+		}
+	}
 }

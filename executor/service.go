@@ -172,6 +172,15 @@ func (s *Service) Start(ctx context.Context) error {
 	return err
 }
 
+// EmptyDir makes an empty directory for the caller. One that nobody removes, for its owner was killed, goes when a service starts here again.
+func (s *Service) EmptyDir() (path string, remove func() error, err error) {
+	dir, err := s.private.Take(proc.PrivateLayout{})
+	if err != nil {
+		return "", nil, fmt.Errorf("private directory: %w", err)
+	}
+	return dir.Path, func() error { return dir.Release(false) }, nil
+}
+
 // Close gives back what was kept for further executions. Those that go on are not disturbed.
 func (s *Service) Close() error { return s.private.Close() }
 

@@ -228,3 +228,14 @@ func TestCancellationIsATypedCause(t *testing.T) {
 	assert.True(t, errors.As(error(&Cancellation{Signal: syscall.SIGTERM}), &c))
 	assert.Equal(t, "canceled by SIGTERM", c.Error())
 }
+
+func TestAnEmptyDirectoryOfAKilledServiceIsRemoved(t *testing.T) {
+	temp := t.TempDir()
+	s := service(t, Config{TempDir: temp})
+	path, remove, err := s.EmptyDir()
+	require.NoError(t, err)
+	require.NoError(t, service(t, Config{TempDir: temp}).Start(t.Context()))
+	assert.DirExists(t, path, "its owner lives")
+	require.NoError(t, remove())
+	assert.NoDirExists(t, path)
+}

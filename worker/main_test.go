@@ -128,11 +128,12 @@ func serveMember(text string) int {
 
 // testPool is a broker of the test's own, with what tests need of it.
 type testPool struct {
-	t      *testing.T
-	store  string
-	broker queue.Broker
-	client *Client
-	packs  string // a directory of packs
+	t       *testing.T
+	store   string
+	broker  queue.Broker
+	client  *Client
+	packs   string // a directory of packs
+	ackWait time.Duration
 }
 
 // quick are timings for tests: an ack wait of two seconds goes with them.
@@ -147,7 +148,7 @@ func newTestPool(t *testing.T, files map[string]string) *testPool {
 
 func newTestPoolOf(t *testing.T, files map[string]string, options natsq.Options) *testPool {
 	t.Helper()
-	p := &testPool{t: t, store: t.TempDir(), packs: t.TempDir()}
+	p := &testPool{t: t, store: t.TempDir(), packs: t.TempDir(), ackWait: options.AckWait}
 	options.Store = p.store
 	var err error
 	p.broker, err = natsq.Open(t.Context(), options)
@@ -207,6 +208,7 @@ func (p *testPool) spawn(change func(*member)) *process {
 	m := p.member(change)
 	options, err := natsq.Discover(p.store)
 	require.NoError(p.t, err)
+	options.AckWait = p.ackWait // of routes that this process opens
 	m.Broker = options
 	text, err := json.Marshal(m)
 	require.NoError(p.t, err)
@@ -260,7 +262,10 @@ func (p *testPool) result(id string) (*queue.Record, executor.Result) {
 	ctx, cancel := context.WithTimeout(p.t.Context(), 40*time.Second)
 	defer cancel()
 	r, err := p.client.Wait(ctx, id)
-	require.NoError(p.t, err)
+	if err != nil {
+		last, _ := p.client.Record(context.Background(), id)
+		require.NoError(p.t, err, "%+v", last)
+	}
 	text, err := p.client.Result(ctx, r)
 	require.NoError(p.t, err)
 	var result executor.Result

@@ -119,11 +119,12 @@ func (w *Worker) Run(take, work context.Context) error {
 		return err
 	}
 	defer w.deregister()
-	var err error
-	if w.empty, err = os.MkdirTemp("", "attune-empty-"); err != nil {
+	empty, remove, err := w.cfg.Service.EmptyDir()
+	if err != nil {
 		return err
 	}
-	defer func() { _ = os.Remove(w.empty) }()
+	defer func() { _ = remove() }()
+	w.empty = empty
 	stop, err := w.answer()
 	if err != nil {
 		return err

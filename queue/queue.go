@@ -85,7 +85,8 @@ type Table interface {
 	// Delete removes the value; a revision of 0 means whichever there is. ErrConflict; no error where there is none.
 	Delete(ctx context.Context, key string, revision uint64) error
 	// List gives what there is now, in the order of the last change, and never holds all of it in memory. A prefix is whole
-	// tokens; an empty one means everything. What changes meanwhile may be given twice, the later value last. An error ends it.
+	// tokens; an empty one means everything. What changes meanwhile may be given twice, the later value last. An error ends it. While a
+	// server of a cluster catches up with the others, it may be the one that is asked: Get says what is true.
 	List(ctx context.Context, prefix string) iter.Seq2[Entry, error]
 	// Watch gives what there is now, then an Entry with Op Current, then changes until the context ends (no error then): at least
 	// the last one of each key, which is all that is given of changes that a later one overtakes. Those that came while the broker

@@ -9,6 +9,7 @@ import (
 	"os"
 	"path/filepath"
 	"runtime"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -212,6 +213,9 @@ func TestAKilledWorker(t *testing.T) {
 	retried := p.submit(again)
 	p.waitFile(f)
 	p.waitFile(g)
+	for _, id := range []string{failing, retried} { // a line of the audit waits a moment for others
+		require.Eventually(t, func() bool { return slices.Contains(p.audit(id), "claim") }, 10*time.Second, 10*time.Millisecond)
+	}
 	first.signal(syscall.SIGKILL)
 	p.serve(func(m *member) { m.Name = "second" })
 

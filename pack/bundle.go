@@ -45,18 +45,11 @@ func bundleEntry(archive *tar.Writer, root *os.Root, name string, entry fs.DirEn
 		}
 		return archive.WriteHeader(&tar.Header{Typeflag: tar.TypeSymlink, Name: name, Linkname: target, Mode: 0o777})
 	}
-	f, err := root.Open(name)
+	f, info, err := openRegular(root, name)
 	if err != nil {
 		return err
 	}
 	defer func() { _ = f.Close() }()
-	info, err := f.Stat()
-	if err != nil {
-		return err
-	}
-	if !info.Mode().IsRegular() {
-		return errors.New("is no regular file")
-	}
 	mode := int64(0o644)
 	if info.Mode()&0o111 != 0 {
 		mode = 0o755

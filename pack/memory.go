@@ -31,19 +31,27 @@ type Found struct {
 	RuntimeErr error
 
 	witness *filestate.Witness // nil when it is not kept
-	digest  func() (string, error)
-	hashed  atomic.Bool
+	hashing sync.Mutex
+	digest  atomic.Pointer[string] // nil until it was computed
 }
 
-// Digest is the pack's Digest, computed once for all who were given the same Found.
+// Digest is the pack's Digest, computed once for all who were given the same Found. An error is not kept: it may be the machine's, too many
+// open files for one.
 func (f *Found) Digest() (string, error) {
-	text, err := f.digest()
-	f.hashed.Store(true)
+	f.hashing.Lock()
+	defer f.hashing.Unlock()
+	if f.Hashed() {
+		return *f.digest.Load(), nil
+	}
+	text, err := f.Action.Pack.Digest()
+	if err == nil {
+		f.digest.Store(&text)
+	}
 	return text, err
 }
 
 // Hashed tells whether Digest answers at once.
-func (f *Found) Hashed() bool { return f.hashed.Load() }
+func (f *Found) Hashed() bool { return f.digest.Load() != nil }
 
 // maxRemembered bounds the Memory of a service that is asked for ever new names: it is emptied then.
 const maxRemembered = 1024
@@ -91,7 +99,7 @@ func (f Finder) found(base runtime.Catalog, name string) (*Found, error) {
 	if err != nil {
 		return nil, err
 	}
-	found := &Found{Action: action, digest: sync.OnceValues(action.Pack.Digest)}
+	found := &Found{Action: action}
 	found.Runtime, found.RuntimeErr = f.Runtime(base, action.Pack, action.Runtime)
 	return found, nil
 }

@@ -3,6 +3,7 @@ package pack
 import (
 	"os"
 	"path/filepath"
+	"syscall"
 	"testing"
 	"time"
 
@@ -131,4 +132,22 @@ func TestMemoryKeepsNothingItCannotSeeAllOf(t *testing.T) {
 	require.NoError(t, os.Symlink(outside, filepath.Join(dir, "p/runtimes")))
 	assert.Nil(t, Finder{Dirs: []string{dir}}.witness("p.a"))
 	assert.Nil(t, Finder{Dirs: []string{dir}}.witness("q.a"))
+}
+
+func TestMemoryKeepsNoFailure(t *testing.T) {
+	t.Parallel()
+	dir := write(t, packFiles())
+	r := remember(t, dir)
+	lib := filepath.Join(dir, "p/lib")
+	require.NoError(t, os.Rename(lib, lib+".away"))
+	require.NoError(t, syscall.Mkfifo(lib, 0o600))
+	_, err := r.kept.Digest()
+	require.Error(t, err)
+	require.NoError(t, os.Remove(lib))
+	require.NoError(t, os.Rename(lib+".away", lib))
+	got, err := r.kept.Digest()
+	require.NoError(t, err)
+	want, err := r.kept.Action.Pack.Digest()
+	require.NoError(t, err)
+	assert.Equal(t, want, got)
 }

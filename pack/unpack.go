@@ -327,18 +327,11 @@ func (u *unpacker) tree(dir string) error {
 		case !entry.Type().IsRegular():
 			return &EntryError{name, "is no file, directory or link"}
 		}
-		f, err := from.Open(name)
+		f, info, err := openRegular(from, name)
 		if err != nil {
 			return err
 		}
 		defer func() { _ = f.Close() }()
-		info, err := f.Stat()
-		if err != nil {
-			return err
-		}
-		if !info.Mode().IsRegular() {
-			return &EntryError{name, "is no file, directory or link"}
-		}
 		return u.file(name, info.Mode(), f)
 	})
 	if err != nil {

@@ -9,7 +9,6 @@ import (
 // Constraint restricts versions: "= > >= < <= ~ ^ *", joined by commas that mean AND. A leading v is dropped,
 // empty means any, a bare 3.12 means 3.12.x and a bare 18 means 18.x.
 type Constraint struct {
-	text  string
 	terms []term // all must hold; none: any
 }
 
@@ -43,11 +42,12 @@ func (e *NoMatchError) Error() string {
 
 // ParseConstraint reads a constraint; its error is a *ConstraintError.
 func ParseConstraint(text string) (Constraint, error) {
-	c := Constraint{text: strings.TrimSpace(text)}
-	if c.text == "" || c.text == "*" {
+	trimmed := strings.TrimSpace(text)
+	var c Constraint
+	if trimmed == "" || trimmed == "*" {
 		return c, nil
 	}
-	for part := range strings.SplitSeq(c.text, ",") {
+	for part := range strings.SplitSeq(trimmed, ",") {
 		t, ok := parseTerm(strings.TrimSpace(part))
 		if !ok {
 			return Constraint{}, &ConstraintError{Text: text, Err: fmt.Errorf("term %q", part)}
@@ -56,9 +56,6 @@ func ParseConstraint(text string) (Constraint, error) {
 	}
 	return c, nil
 }
-
-// String is the constraint as it was written.
-func (c Constraint) String() string { return c.text }
 
 // Any tells whether every version satisfies.
 func (c Constraint) Any() bool { return len(c.terms) == 0 }

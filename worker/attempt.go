@@ -143,7 +143,7 @@ func (a *attempt) store(ctx context.Context, next queue.Record) error {
 	}
 	revision, err := a.w.runs.Update(ctx, a.id, value, held)
 	if errors.Is(err, queue.ErrUncertain) || errors.Is(err, queue.ErrConflict) {
-		revision, err = a.readBack(ctx, value, held, err)
+		revision, err = readBack(ctx, a.w.runs, a.id, value, held, err)
 	}
 	if err == nil {
 		a.mu.Lock()
@@ -153,9 +153,10 @@ func (a *attempt) store(ctx context.Context, next queue.Record) error {
 	return err
 }
 
-// readBack finds out what became of a write: it may have happened although its answer was lost.
-func (a *attempt) readBack(ctx context.Context, value []byte, held uint64, written error) (revision uint64, err error) {
-	entry, err := a.w.runs.Get(ctx, a.id)
+// readBack finds out what became of a write on the held revision: it may have happened although its answer was lost. An error that is not
+// ErrConflict says that nobody knows.
+func readBack(ctx context.Context, table queue.Table, id string, value []byte, held uint64, written error) (revision uint64, err error) {
+	entry, err := table.Get(ctx, id)
 	switch {
 	case err != nil && errors.Is(written, queue.ErrConflict):
 		return 0, written

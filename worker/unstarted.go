@@ -1,7 +1,6 @@
 package worker
 
 import (
-	"bytes"
 	"context"
 	"errors"
 	"time"
@@ -52,16 +51,10 @@ func replace(ctx context.Context, table queue.Table, id string, value []byte, re
 	defer cancel()
 	for pause := 20 * time.Millisecond; ; pause = min(2*pause, time.Second) {
 		_, err := table.Update(ctx, id, value, revision)
-		if !errors.Is(err, queue.ErrUncertain) && !errors.Is(err, queue.ErrConflict) {
-			return err
+		if errors.Is(err, queue.ErrUncertain) || errors.Is(err, queue.ErrConflict) {
+			_, err = readBack(ctx, table, id, value, revision, err)
 		}
-		entry, failed := table.Get(ctx, id)
-		switch {
-		case failed == nil && bytes.Equal(entry.Value, value):
-			return nil
-		case failed == nil && entry.Revision != revision || failed != nil && errors.Is(err, queue.ErrConflict):
-			return queue.ErrConflict
-		case !sleep(ctx, pause):
+		if !errors.Is(err, queue.ErrUncertain) || !sleep(ctx, pause) {
 			return err
 		}
 	}

@@ -312,8 +312,3 @@ func (a *automaton) skip(data []byte, i int) int {
 	}
 	return len(data)
 }
-
-// size is how many bytes the automaton takes, about.
-func (a *automaton) size() int {
-	return 4*(len(a.table)+2*len(a.depths)+len(a.fail)) + len(a.labels) + 16*(len(a.begins)+len(a.chains)) + 48*(len(a.branches)+len(a.outputs))
-}

@@ -345,3 +345,8 @@ func BenchmarkBuildKey(b *testing.B) {
 func BenchmarkNeverQuadratic(b *testing.B) {
 	benchmarkWriter(b, New(strings.Repeat("a", 4096)+"b"), bytes.Repeat([]byte("a"), 1<<20))
 }
+
+// size is how many bytes the automaton takes, about.
+func (a *automaton) size() int {
+	return 4*(len(a.table)+2*len(a.depths)+len(a.fail)) + len(a.labels) + 16*(len(a.begins)+len(a.chains)) + 48*(len(a.branches)+len(a.outputs))
+}

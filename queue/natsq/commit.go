@@ -3,25 +3,29 @@ package natsq
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"strconv"
 	"sync"
+	"time"
 
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
 	"github.com/nats-io/nuid"
+
+	"github.com/attune-run/attune/queue"
 )
 
-// committer writes to one stream. Writes go one by one, a few at a time; what piles up behind them where each write is synced to
-// the disk goes as one batch, synced once (NATS ADR-50). A batch costs the server some milliseconds, so that few writes are
-// better off alone. It is stored whole or not at all: one that is refused is sent again write by write, so that each gets its
-// own answer.
+// committer writes to the stream of one table. Where each write is synced to the disk, those that gather while others are being written
+// go together in one batch, synced once (NATS ADR-50). A batch is stored whole or not at all: one that is refused is sent again
+// write by write, so that each gets its own answer.
 type committer struct {
 	broker  *broker
-	batches bool // the stream takes them, and they are worth it
+	batches bool // they are worth it
 
 	mu       sync.Mutex
-	single   int // writes on their way one by one
-	batching bool
+	singles  int       // writes on their way one by one
+	batching bool      // a batch is on its way, and nothing starts beside it: the server would make it wait
+	resume   time.Time // until then no batches are made, because the server could not take one
 	waiting  []*write
 }
 
@@ -35,25 +39,27 @@ type write struct {
 	err      error
 }
 
-// The server keeps a batch until it is whole, and takes a thousand messages.
+// A batch costs the server about as much as three writes. It takes a thousand messages in one.
 const (
-	singleMax     = 16
-	batchMin      = 16
+	singleMax     = 2
+	batchMin      = 4
 	batchMax      = 64
 	batchMaxBytes = 1 << 20
+	// batchPause is how long writes go one by one after a batch that the server could not take.
+	batchPause = time.Minute
 )
 
-// newCommitter knows how a server writes only where its store is known.
+// newCommitter makes batches where it is known how the server writes, and that it does not sync them twice.
 func newCommitter(b *broker, stream jetstream.Stream) *committer {
 	config := stream.CachedInfo().Config
-	worth := b.options.Store != "" && b.options.Sync == SyncAlways
-	return &committer{broker: b, batches: worth && config.AllowAtomicPublish && config.Replicas == 1}
+	synced := b.options.Store != "" && b.options.Sync == SyncAlways
+	return &committer{broker: b, batches: synced && config.AllowAtomicPublish && config.Replicas == 1 && isStaged(b.options.Store, config.Name)}
 }
 
 // send is done when the write is stored or refused, or the context ends.
 func (c *committer) send(ctx context.Context, w *write) (uint64, error) {
 	if !c.batches {
-		return c.alone(ctx, w)
+		return c.broker.store(ctx, w)
 	}
 	w.done = make(chan struct{})
 	c.mu.Lock()
@@ -68,45 +74,40 @@ func (c *committer) send(ctx context.Context, w *write) (uint64, error) {
 	}
 }
 
-// proceed starts what may start. While a batch is on its way nothing else is: the server would make it wait. The mutex is held.
+// proceed starts what may start now. The mutex is held.
 func (c *committer) proceed() {
-	if c.batching {
-		return
-	}
-	if len(c.waiting) >= batchMin {
-		c.batching = true
-		batch := c.next()
-		go func() {
-			c.commit(batch)
-			c.finished(func() { c.batching = false })
-		}()
-		return
-	}
-	for len(c.waiting) > 0 && c.single < singleMax {
-		w := c.waiting[0]
-		c.waiting = c.waiting[1:]
-		c.single++
-		go func() {
-			c.each([]*write{w})
-			c.finished(func() { c.single-- })
-		}()
+	for !c.batching && len(c.waiting) > 0 && c.singles < singleMax {
+		n := 1
+		if len(c.waiting) >= batchMin && time.Now().After(c.resume) {
+			n = batchMax
+		}
+		c.begin(c.next(n))
 	}
 }
 
-func (c *committer) finished(note func()) {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	note()
-	c.proceed()
+// begin writes on the side, and goes on when that is done. The mutex is held.
+func (c *committer) begin(batch []*write) {
+	do, count := c.each, func(n int) { c.singles += n }
+	if len(batch) > 1 {
+		do, count = c.commit, func(n int) { c.batching = n > 0 }
+	}
+	count(1)
+	go func() {
+		do(batch)
+		c.mu.Lock()
+		defer c.mu.Unlock()
+		count(-1)
+		c.proceed()
+	}()
 }
 
-// next takes the writes that go together, at most one of each subject. The mutex is held.
-func (c *committer) next() []*write {
+// next takes up to n writes that go together, at most one of each subject. The mutex is held.
+func (c *committer) next(n int) []*write {
 	var batch, rest []*write
 	subjects, size := map[string]bool{}, 0
 	for _, w := range c.waiting {
 		size += len(w.data)
-		if subjects[w.subject] || len(batch) == batchMax || len(batch) > 0 && size > batchMaxBytes {
+		if subjects[w.subject] || len(batch) == n || len(batch) > 0 && size > batchMaxBytes {
 			rest = append(rest, w)
 			continue
 		}
@@ -118,14 +119,11 @@ func (c *committer) next() []*write {
 }
 
 func (c *committer) commit(batch []*write) {
-	if len(batch) == 1 {
-		c.each(batch)
-		return
-	}
 	ctx, cancel := c.broker.bounded(context.Background())
 	defer cancel()
 	last, err := c.together(ctx, batch)
 	if err != nil && !isSilence(err) {
+		c.refused(err)
 		c.each(batch)
 		return
 	}
@@ -134,13 +132,28 @@ func (c *committer) commit(batch []*write) {
 	}
 }
 
+// refused tells a batch with a write in it that lost from a server that does not take batches now.
+func (c *committer) refused(err error) {
+	if errors.Is(kindOf(err), queue.ErrConflict) {
+		return
+	}
+	c.broker.log.Debug("Writes go one by one for a while", "error", err)
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.resume = time.Now().Add(batchPause)
+}
+
 // each sends writes one by one, at once.
 func (c *committer) each(writes []*write) {
 	ctx, cancel := c.broker.bounded(context.Background())
 	defer cancel()
+	if len(writes) == 1 {
+		writes[0].finish(c.broker.store(ctx, writes[0]))
+		return
+	}
 	var all sync.WaitGroup
 	for _, w := range writes {
-		all.Go(func() { w.finish(c.alone(ctx, w)) })
+		all.Go(func() { w.finish(c.broker.store(ctx, w)) })
 	}
 	all.Wait()
 }
@@ -150,12 +163,13 @@ func (w *write) finish(revision uint64, err error) {
 	close(w.done)
 }
 
-func (c *committer) alone(ctx context.Context, w *write) (uint64, error) {
+// store sends one write.
+func (b *broker) store(ctx context.Context, w *write) (uint64, error) {
 	var options []jetstream.PublishOpt
 	if w.expected != nil {
 		options = append(options, jetstream.WithExpectLastSequencePerSubject(*w.expected))
 	}
-	ack, err := c.broker.js.PublishMsg(ctx, &nats.Msg{Subject: w.subject, Data: w.data}, options...)
+	ack, err := b.js.PublishMsg(ctx, &nats.Msg{Subject: w.subject, Data: w.data}, options...)
 	if err != nil {
 		return 0, err
 	}

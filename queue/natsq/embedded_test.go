@@ -180,10 +180,10 @@ func TestDiskThatIsFullAtOnce(t *testing.T) {
 		require.NoError(t, err)
 		fillUp(t, other)
 		refused := []string{}
-		for i := range 5 {
-			key := cycle + "-refused-" + strconv.Itoa(i)
-			if _, err = runs.Create(t.Context(), key, value); err != nil {
-				require.ErrorIs(t, err, queue.ErrUncertain)
+		key := func(i int) string { return cycle + "-refused-" + strconv.Itoa(i) }
+		for i, o := range together(20, func(i int) (uint64, error) { return runs.Create(t.Context(), key(i), value) }) {
+			if key := key(i); o.err != nil {
+				require.ErrorIs(t, o.err, queue.ErrUncertain)
 				_, err = runs.Get(t.Context(), key)
 				require.ErrorIs(t, err, queue.ErrNotFound, "reading back says that it did not happen")
 				refused = append(refused, key)
@@ -196,6 +196,8 @@ func TestDiskThatIsFullAtOnce(t *testing.T) {
 		}, 10*time.Second, 10*time.Millisecond)
 		require.NoError(t, os.Remove(other))
 		require.Eventually(t, func() bool { return first.Ready(t.Context()) == nil }, 30*time.Second, 10*time.Millisecond)
+		_, err = os.Readlink(filepath.Join(store, "jetstream", "$G", "streams", "KV_RUN", "batches"))
+		require.NoError(t, err, "batches are gathered in memory again")
 		for _, any := range []queue.Broker{first, b} {
 			require.Eventually(t, func() bool {
 				_, err := any.Table(queue.Runs).Put(t.Context(), cycle+"-after", value)

@@ -143,13 +143,16 @@ func (b *broker) openAll(ctx context.Context) (err error) {
 	if err := b.openStreams(ctx); err != nil {
 		return err
 	}
+	if b.server != nil {
+		b.server.stage()
+	}
 	b.tables = map[queue.TableName]*table{}
 	for _, name := range tableNames {
 		stream := b.streams[tableStream(name)]
 		b.tables[name] = &table{broker: b, stream: stream, subject: "$KV." + string(name) + ".", commits: newCommitter(b, stream)}
 	}
 	stream := b.streams[workStream]
-	b.work = &work{broker: b, stream: stream, commits: newCommitter(b, stream), opened: map[string]bool{}}
+	b.work = &work{broker: b, stream: stream, opened: map[string]bool{}}
 	b.standing.open.Store(true)
 	b.logs, err = newLogs(b)
 	return err

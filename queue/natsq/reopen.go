@@ -81,7 +81,11 @@ func (e *embedded) tryReopen() error {
 	default:
 	}
 	config := e.jetStream
-	return e.server.EnableJetStream(&config)
+	if err := e.server.EnableJetStream(&config); err != nil {
+		return err
+	}
+	e.stage()
+	return nil
 }
 
 // probe writes something: statfs knows nothing of quotas and of file systems that became read-only.

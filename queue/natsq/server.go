@@ -29,7 +29,7 @@ import (
 //
 //	lock         flock target, never unlinked; holds who serves the store
 //	server.json  0600: where the server listens, and the token that lets in
-//	jetstream/   the server's own
+//	jetstream/   the server's own; what it needs for moments only lies in memory (staging)
 const (
 	lockFile     = "lock"
 	endpointFile = "server.json"
@@ -51,6 +51,7 @@ type embedded struct {
 	failures   chan struct{} // written by the server's log when a write to the store failed, read by mend; holds one
 	broken     atomic.Bool   // such a write is not mended yet
 	endMending func()        // nil unless mend was called
+	staging    *staging      // nil when batches are not worth it
 }
 
 // endpoint is what endpointFile holds. Port and token stay the same when the server starts again, so that clients find it.
@@ -105,6 +106,11 @@ func startEmbedded(o Options) (*embedded, error) {
 	e := &embedded{store: o.Store, lock: lock, log: o.Log, failures: make(chan struct{}, 1)}
 	if err := e.start(o); err != nil {
 		return nil, errors.Join(err, e.close())
+	}
+	if o.Sync == SyncAlways {
+		if e.staging, err = openStaging(); err != nil {
+			e.log.Debug("Writes to the store are not made in batches", "error", err)
+		}
 	}
 	return e, nil
 }
@@ -206,6 +212,16 @@ func (e *embedded) publish(sync string) error {
 	return nil
 }
 
+// stage has the server gather batches in memory. It works without, too.
+func (e *embedded) stage() {
+	if e.staging == nil {
+		return
+	}
+	if err := e.staging.link(e.store); err != nil {
+		e.log.Debug("Batches of writes are not gathered in memory", "error", err)
+	}
+}
+
 func (e *embedded) close() error {
 	if e.endMending != nil {
 		e.endMending()
@@ -214,7 +230,11 @@ func (e *embedded) close() error {
 		e.server.Shutdown()
 		e.server.WaitForShutdown()
 	}
-	return e.lock.Close()
+	var err error
+	if e.staging != nil {
+		err = e.staging.close(e.store)
+	}
+	return errors.Join(err, e.lock.Close())
 }
 
 // userName is whom the server in this process knows its clients as: they could read its token.

@@ -90,8 +90,6 @@ func (b *broker) workDefinition() jetstream.StreamConfig {
 	}
 	if b.server != nil {
 		c.PersistMode = jetstream.AsyncPersistMode
-	} else {
-		c.AllowAtomicPublish = true // not with asynchronous writes
 	}
 	return c
 }

@@ -73,9 +73,8 @@ const (
 
 // work is the stream of messages with its consumers.
 type work struct {
-	broker  *broker
-	stream  jetstream.Stream
-	commits *committer
+	broker *broker
+	stream jetstream.Stream
 
 	mu     sync.Mutex
 	opened map[string]bool // routes known to be open
@@ -140,7 +139,7 @@ func (w *work) Publish(ctx context.Context, m queue.Message) error {
 	}
 	ctx, cancel := w.broker.bounded(ctx)
 	defer cancel()
-	_, err := w.commits.send(ctx, &write{subject: subjectOf(m)})
+	_, err := w.broker.store(ctx, &write{subject: subjectOf(m)})
 	if err != nil && !isDuplicate(err) {
 		return writeError("publish "+m.ID, err)
 	}

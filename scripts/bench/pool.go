@@ -143,7 +143,7 @@ func (s *poolServer) drained() error {
 		if left == 0 {
 			return nil
 		}
-		time.Sleep(10 * time.Millisecond)
+		time.Sleep(100 * time.Millisecond) // looking is work for the server
 	}
 }
 
@@ -184,9 +184,9 @@ func (b *bench) poolLatency() (err error) {
 
 // poolThroughput compares a saturated worker with fork, exec and pipes alone, each at its best concurrency.
 func (b *bench) poolThroughput() error {
-	const n = 1500
+	const n = 4000
 	var ways []int // children run on the processors, and their results wait for the disk
-	for n := 1; n <= 8; n *= 2 {
+	for n := 1; n <= 16; n *= 2 {
 		ways = append(ways, n*runtime.NumCPU())
 	}
 	service, err := b.engine()

@@ -1,6 +1,7 @@
 package natsq
 
 import (
+	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
@@ -61,7 +62,7 @@ func (c *committer) send(ctx context.Context, w *write) (uint64, error) {
 	if !c.batches {
 		return c.broker.store(ctx, w)
 	}
-	w.done = make(chan struct{})
+	w.data, w.done = bytes.Clone(w.data), make(chan struct{}) // it may go on after its context has ended
 	c.mu.Lock()
 	c.waiting = append(c.waiting, w)
 	c.proceed()

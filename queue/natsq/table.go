@@ -1,7 +1,6 @@
 package natsq
 
 import (
-	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -127,11 +126,10 @@ func (t *table) write(ctx context.Context, key string, value []byte, expected *u
 	}
 	ctx, cancel := t.broker.bounded(ctx)
 	defer cancel()
-	// A copy: the write may go on after its context has ended.
 	if ctx.Err() != nil {
 		return 0, ctx.Err()
 	}
-	revision, err := t.commits.send(ctx, &write{subject: t.subject + key, data: bytes.Clone(value), expected: expected})
+	revision, err := t.commits.send(ctx, &write{subject: t.subject + key, data: value, expected: expected})
 	if err != nil {
 		return 0, writeError("write", err)
 	}

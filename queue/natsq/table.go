@@ -64,25 +64,28 @@ func isMarker(header nats.Header) bool {
 	return op == "DEL" || op == "PURGE" || header.Get("Nats-Marker-Reason") != ""
 }
 
+// createTries bounds how often the mark of a removal may come or go between a look and a write.
+const createTries = 5
+
 func (t *table) Create(ctx context.Context, key string, value []byte) (uint64, error) {
-	revision, err := t.write(ctx, key, value, new(uint64))
-	if !errors.Is(err, queue.ErrConflict) {
-		return revision, t.wrap(key, err)
+	marker := new(uint64) // the mark of a removal counts as a message: it is what is replaced then
+	for range createTries {
+		revision, err := t.write(ctx, key, value, marker)
+		if !errors.Is(err, queue.ErrConflict) {
+			return revision, t.wrap(key, err)
+		}
+		entry, err := t.last(ctx, key)
+		switch {
+		case errors.Is(err, queue.ErrNotFound): // expired in between
+			entry.Revision = 0
+		case err != nil:
+			return 0, t.wrap(key, err)
+		case entry.Op != queue.Deleted:
+			return 0, t.wrap(key, fmt.Errorf("create: %w", queue.ErrExists))
+		}
+		marker = &entry.Revision
 	}
-	entry, err := t.last(ctx, key) // the mark of a removal counts as a message
-	switch {
-	case errors.Is(err, queue.ErrNotFound): // expired in between
-		return 0, t.wrap(key, fmt.Errorf("create: %w", queue.ErrExists))
-	case err != nil:
-		return 0, t.wrap(key, err)
-	case entry.Op != queue.Deleted:
-		return 0, t.wrap(key, fmt.Errorf("create: %w", queue.ErrExists))
-	}
-	revision, err = t.write(ctx, key, value, &entry.Revision)
-	if errors.Is(err, queue.ErrConflict) {
-		err = fmt.Errorf("create: %w", queue.ErrExists)
-	}
-	return revision, t.wrap(key, err)
+	return 0, t.wrap(key, fmt.Errorf("create: %w", queue.ErrExists))
 }
 
 func (t *table) Update(ctx context.Context, key string, value []byte, revision uint64) (uint64, error) {

@@ -78,37 +78,35 @@ func (c *committer) send(ctx context.Context, w *write) (uint64, error) {
 // proceed starts what may start now. The mutex is held.
 func (c *committer) proceed() {
 	for !c.batching && len(c.waiting) > 0 && c.singles < singleMax {
-		n := 1
 		if len(c.waiting) >= batchMin && time.Now().After(c.resume) {
-			n = batchMax
+			batch := c.next()
+			c.batching = true
+			go c.finally(func() { c.commit(batch) }, func() { c.batching = false })
+			continue
 		}
-		c.begin(c.next(n))
+		w := c.waiting[0]
+		c.waiting = c.waiting[1:]
+		c.singles++
+		go c.finally(func() { c.each([]*write{w}) }, func() { c.singles-- })
 	}
 }
 
-// begin writes on the side, and goes on when that is done. The mutex is held.
-func (c *committer) begin(batch []*write) {
-	do, count := c.each, func(n int) { c.singles += n }
-	if len(batch) > 1 {
-		do, count = c.commit, func(n int) { c.batching = n > 0 }
-	}
-	count(1)
-	go func() {
-		do(batch)
-		c.mu.Lock()
-		defer c.mu.Unlock()
-		count(-1)
-		c.proceed()
-	}()
+// finally writes, notes that it is over, and goes on with what has gathered meanwhile.
+func (c *committer) finally(write, over func()) {
+	write()
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	over()
+	c.proceed()
 }
 
-// next takes up to n writes that go together, at most one of each subject. The mutex is held.
-func (c *committer) next(n int) []*write {
+// next takes the writes that go together, at most one of each subject. The mutex is held.
+func (c *committer) next() []*write {
 	var batch, rest []*write
 	subjects, size := map[string]bool{}, 0
 	for _, w := range c.waiting {
 		size += len(w.data)
-		if subjects[w.subject] || len(batch) == n || len(batch) > 0 && size > batchMaxBytes {
+		if subjects[w.subject] || len(batch) == batchMax || len(batch) > 0 && size > batchMaxBytes {
 			rest = append(rest, w)
 			continue
 		}
@@ -120,6 +118,10 @@ func (c *committer) next(n int) []*write {
 }
 
 func (c *committer) commit(batch []*write) {
+	if len(batch) == 1 { // the others are of the same subject, or too large to go with it
+		c.each(batch)
+		return
+	}
 	ctx, cancel := c.broker.bounded(context.Background())
 	defer cancel()
 	last, err := c.together(ctx, batch)
@@ -148,10 +150,6 @@ func (c *committer) refused(err error) {
 func (c *committer) each(writes []*write) {
 	ctx, cancel := c.broker.bounded(context.Background())
 	defer cancel()
-	if len(writes) == 1 {
-		writes[0].finish(c.broker.store(ctx, writes[0]))
-		return
-	}
 	var all sync.WaitGroup
 	for _, w := range writes {
 		all.Go(func() { w.finish(c.broker.store(ctx, w)) })

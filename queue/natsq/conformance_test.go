@@ -5,8 +5,6 @@ import (
 	"testing"
 	"time"
 
-	"github.com/nats-io/nats.go"
-	"github.com/nats-io/nats.go/jetstream"
 	"github.com/stretchr/testify/require"
 
 	"github.com/attune-run/attune/queue"
@@ -59,11 +57,7 @@ func damage(store string) func(t *testing.T, name string) {
 	return func(t *testing.T, name string) {
 		options, err := natsq.Discover(store)
 		require.NoError(t, err)
-		nc, err := nats.Connect(options.URL, nats.UserInfo(options.User, options.Password))
-		require.NoError(t, err)
-		defer nc.Close()
-		js, err := jetstream.New(nc)
-		require.NoError(t, err)
+		_, js := connected(t, options)
 		ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
 		defer cancel()
 		objects, err := js.ObjectStore(ctx, "attune")

@@ -196,7 +196,7 @@ func TestDiskThatIsFullAtOnce(t *testing.T) {
 		}, 10*time.Second, 10*time.Millisecond)
 		require.NoError(t, os.Remove(other))
 		require.Eventually(t, func() bool { return first.Ready(t.Context()) == nil }, 30*time.Second, 10*time.Millisecond)
-		_, err = os.Readlink(filepath.Join(store, "jetstream", "$G", "streams", "KV_RUN", "batches"))
+		_, err = os.Readlink(batchesLink(store))
 		require.NoError(t, err, "batches are gathered in memory again")
 		for _, any := range []queue.Broker{first, b} {
 			require.Eventually(t, func() bool {

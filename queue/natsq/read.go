@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"iter"
+	"sync/atomic"
 	"time"
 
 	"github.com/nats-io/nats.go/jetstream"
@@ -20,7 +21,7 @@ const (
 	// How long a reader does not notice that the server it reads from is gone, while the connection itself stands.
 	readBeat   = 3 * time.Second
 	readExpiry = 30 * time.Second
-	// How long a message that must come may take until the server is asked whether it does.
+	// How long a message that must come may take until the server is asked whether it still does.
 	readQuiet = 250 * time.Millisecond
 )
 
@@ -53,14 +54,19 @@ func (b *broker) readAll(ctx context.Context, stream jetstream.Stream, config je
 	}
 	defer context.AfterFunc(ctx, messages.Stop)() // a reset of the consumer does not look at the context
 	defer messages.Stop()
-	current, last := pending == 0, (*message)(nil)
+	var last atomic.Pointer[message]
+	catching, caughtUp := context.WithCancel(ctx)
+	defer caughtUp()
+	wait := ctx
+	if pending > 0 {
+		wait = catching
+		go b.endCatching(catching, consumer, &last, caughtUp)
+	}
 	for {
-		m, err := b.nextMessage(ctx, messages, current)
-		quiet := err != nil && !current && ctx.Err() == nil && errors.Is(err, context.DeadlineExceeded)
+		m, err := messages.Next(jetstream.NextContext(wait))
+		nothing := err != nil && wait.Err() != nil && ctx.Err() == nil // comes any more of what was there
 		switch {
-		case quiet && !b.exhausted(ctx, consumer, last):
-			continue
-		case quiet:
+		case nothing:
 		case ctx.Err() != nil && follow:
 			return nil
 		case ctx.Err() != nil:
@@ -70,12 +76,19 @@ func (b *broker) readAll(ctx context.Context, stream jetstream.Stream, config je
 		case err != nil:
 			return readError("read "+stream.CachedInfo().Config.Name, err)
 		default:
-			if last = m; !give(m) {
+			metadata, err := m.Metadata()
+			if err != nil {
+				return err
+			}
+			came := &message{m, metadata}
+			if last.Store(came); !give(came) {
 				return nil
 			}
+			nothing = metadata.NumPending == 0
 		}
-		if !current && (quiet || m.metadata.NumPending == 0) {
-			if current = true; !follow || !give(nil) {
+		if nothing && wait == catching {
+			caughtUp()
+			if wait = ctx; !follow || !give(nil) {
 				return nil
 			}
 		}
@@ -98,26 +111,27 @@ func (b *broker) reader(ctx context.Context, stream jetstream.Stream, config jet
 	return consumer, err
 }
 
-// nextMessage waits for a message, and no longer than readQuiet for one that must come.
-func (b *broker) nextMessage(ctx context.Context, messages jetstream.MessagesContext, current bool) (*message, error) {
-	if !current {
-		var cancel context.CancelFunc
-		ctx, cancel = context.WithTimeout(ctx, readQuiet)
-		defer cancel()
+// endCatching ends the catching up of a reader who waits for messages that do not come any more: they expired, or were replaced, before
+// they were delivered. It looks on from beside, because a wait that is interrupted does not notice missing heartbeats.
+func (b *broker) endCatching(ctx context.Context, consumer jetstream.Consumer, last *atomic.Pointer[message], end func()) {
+	ticker := time.NewTicker(readQuiet)
+	defer ticker.Stop()
+	for before := last.Load(); ; {
+		select {
+		case <-ctx.Done():
+			return
+		case <-ticker.C:
+		}
+		now := last.Load()
+		if now == before && b.exhausted(ctx, consumer, now) {
+			end()
+			return
+		}
+		before = now
 	}
-	m, err := messages.Next(jetstream.NextContext(ctx))
-	if err != nil {
-		return nil, err
-	}
-	metadata, err := m.Metadata()
-	if err != nil {
-		return nil, err
-	}
-	return &message{m, metadata}, nil
 }
 
-// exhausted tells whether nothing comes any more although some of what there was did not: it may have expired, or been replaced, before
-// it was delivered. Last is the last message that came.
+// exhausted tells whether everything that the server sent came, and nothing is left to send.
 func (b *broker) exhausted(ctx context.Context, consumer jetstream.Consumer, last *message) bool {
 	ctx, cancel := b.bounded(ctx)
 	defer cancel()

@@ -3,6 +3,7 @@ package natsq_test
 import (
 	"context"
 	"fmt"
+	"syscall"
 	"testing"
 	"time"
 
@@ -17,7 +18,7 @@ import (
 // TestListOfWhatExpiresMeanwhile has most of what was there when a list began, and the marks of it, go before it could be read.
 func TestListOfWhatExpiresMeanwhile(t *testing.T) {
 	store := t.TempDir()
-	b := open(t, natsq.Options{Store: store, WorkerTTL: 2 * time.Second})
+	b := open(t, natsq.Options{Store: store})
 	defer b.Close()
 	leases := b.Table(queue.Leases)
 	const n = 1000 // more than is read ahead
@@ -38,17 +39,69 @@ func TestListOfWhatExpiresMeanwhile(t *testing.T) {
 	require.Less(t, there, n)
 }
 
+// TestListWhileItsServerIsFrozen freezes the server that a list is read from, in the middle of it.
+func TestListWhileItsServerIsFrozen(t *testing.T) {
+	t.Parallel()
+	servers := startCluster(t)
+	b := open(t, natsq.Options{URL: servers.url()})
+	defer b.Close()
+	const n = 1000 // more than is read ahead
+	for _, o := range together(n, func(i int) (uint64, error) {
+		return b.Table(queue.Runs).Put(t.Context(), fmt.Sprintf("k%d", i), []byte("{}"))
+	}) {
+		require.NoError(t, o.err)
+	}
+	ctx, cancel := context.WithTimeout(t.Context(), 60*time.Second)
+	defer cancel()
+	there := map[string]bool{}
+	for entry, err := range b.Table(queue.Runs).List(ctx, "") {
+		require.NoError(t, err)
+		if len(there) == 0 {
+			reader := servers.reader(t, "KV_RUN")
+			reader.signal(syscall.SIGSTOP)
+			defer reader.signal(syscall.SIGCONT)
+		}
+		there[entry.Key] = true
+	}
+	require.Len(t, there, n)
+}
+
+// reader is the server of the only consumer of a stream.
+func (c cluster) reader(t *testing.T, stream string) *process {
+	t.Helper()
+	_, js := connected(t, natsq.Options{URL: c.url()})
+	s, err := js.Stream(t.Context(), stream)
+	require.NoError(t, err)
+	for info := range s.ListConsumers(t.Context()).Info() {
+		for _, p := range c {
+			if p.config.Name == info.Cluster.Leader {
+				return p
+			}
+		}
+	}
+	t.Fatal("nobody reads " + stream)
+	return nil
+}
+
 // stored is how many messages a stream of a store holds.
 func stored(t *testing.T, store, stream string) uint64 {
 	t.Helper()
 	options, err := natsq.Discover(store)
 	require.NoError(t, err)
-	nc, err := nats.Connect(options.URL, nats.UserInfo(options.User, options.Password))
-	require.NoError(t, err)
+	nc, js := connected(t, options)
 	defer nc.Close()
-	js, err := jetstream.New(nc)
-	require.NoError(t, err)
 	s, err := js.Stream(t.Context(), stream)
 	require.NoError(t, err)
 	return s.CachedInfo().State.Msgs
+}
+
+// connected is a connection beside the broker's.
+func connected(t *testing.T, options natsq.Options) (*nats.Conn, jetstream.JetStream) {
+	t.Helper()
+	nc, err := nats.Connect(options.URL, nats.UserInfo(options.User, options.Password))
+	require.NoError(t, err)
+	t.Cleanup(nc.Close)
+	js, err := jetstream.New(nc)
+	require.NoError(t, err)
+	return nc, js
 }

@@ -9,6 +9,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/nats-io/nats-server/v2/server"
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
 	"github.com/nats-io/nuid"
@@ -168,12 +169,29 @@ func (b *broker) store(ctx context.Context, w *write) (uint64, error) {
 	if w.expected != nil {
 		options = append(options, jetstream.WithExpectLastSequencePerSubject(*w.expected))
 	}
-	ack, err := b.js.PublishMsg(ctx, &nats.Msg{Subject: w.subject, Data: w.data}, options...)
-	if err != nil {
-		return 0, err
-	}
-	return ack.Sequence, nil
+	return b.publish(ctx, &nats.Msg{Subject: w.subject, Data: w.data}, options...)
 }
+
+// publish sends until there is an answer for what is stored. While a cluster has another write of the subject in process it refuses one with
+// an expected revision, whatever that is, and for a moment after that other write was acknowledged.
+func (b *broker) publish(ctx context.Context, m *nats.Msg, options ...jetstream.PublishOpt) (uint64, error) {
+	for pause := time.Millisecond; ; pause = min(2*pause, inProcessPauseMax) {
+		ack, err := b.js.PublishMsg(ctx, m, options...)
+		if err == nil {
+			return ack.Sequence, nil
+		}
+		if !hasCode(err, server.JSStreamWrongLastSequenceConstantErr) {
+			return 0, err
+		}
+		select {
+		case <-ctx.Done():
+			return 0, err
+		case <-time.After(pause):
+		}
+	}
+}
+
+const inProcessPauseMax = 50 * time.Millisecond
 
 // together gives the revision of the last write; those of the others come right before it.
 func (c *committer) together(ctx context.Context, batch []*write) (uint64, error) {

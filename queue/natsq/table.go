@@ -116,7 +116,7 @@ func (t *table) Delete(ctx context.Context, key string, revision uint64) error {
 	if revision != 0 {
 		options = append(options, jetstream.WithExpectLastSequencePerSubject(revision))
 	}
-	if _, err = t.broker.js.PublishMsg(ctx, marker, options...); err != nil {
+	if _, err = t.broker.publish(ctx, marker, options...); err != nil {
 		return t.wrap(key, writeError("remove", err))
 	}
 	return nil

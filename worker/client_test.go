@@ -206,6 +206,22 @@ func TestWhatIsWrongIsRefusedAtOnce(t *testing.T) {
 	assert.Empty(t, all)
 }
 
+func TestWhatHasJustBeenOfferedIsKnown(t *testing.T) {
+	broker := embeddedBroker(t)
+	client := offeringClient(t, broker)
+	_, err := client.Submit(t.Context(), action("t.echo"))
+	require.NoError(t, err)
+	_, err = client.Submit(t.Context(), action("t.later"))
+	require.ErrorContains(t, err, "no worker has offered an action t.later")
+	p := packWith(t, "t", "1.1.0", map[string][2]string{"echo": {"", "cat\n"}, "later": {"", "cat\n"}})
+	_, err = NewClient(ClientConfig{Broker: broker}).PushPack(t.Context(), p, engine(t, filepath.Dir(p.Dir)))
+	require.NoError(t, err)
+	for _, wanted := range []string{"t.later", "t.echo@1.1"} {
+		_, err = client.Submit(t.Context(), action(wanted))
+		assert.NoError(t, err, wanted)
+	}
+}
+
 func TestTypedParametersTravelAsValues(t *testing.T) {
 	client := offeringClient(t, embeddedBroker(t))
 	accepted, err := client.Submit(t.Context(), Order{Request: executor.Request{Action: "t.counted", Secrets: map[string]string{"token": "env:TOKEN"}, Local: &executor.Local{

@@ -16,7 +16,7 @@ import (
 	"github.com/attune-run/attune/runtime"
 )
 
-// offersFor is how long what the catalog said is believed.
+// offersFor is how long what the catalog said is believed. What it did not say is asked again each time: a worker may have come.
 const offersFor = 2 * time.Second
 
 // offers are the actions of one pack, in all its versions.
@@ -86,14 +86,13 @@ func (c *Client) resolveScript(ctx context.Context, req executor.Request) (targe
 
 // resolveLocal asks the packs of this machine, where there are any.
 func (c *Client) resolveLocal(ctx context.Context, req executor.Request) (target, error) {
-	unknown := c.unknownAction(ctx, req.Action)
 	if c.cfg.Service == nil {
-		return target{}, unknown
+		return target{}, c.unknownAction(ctx, req.Action)
 	}
 	requirement, defaults, err := c.cfg.Service.Requirement(ctx, req)
 	var missing *pack.NotFoundError
 	if errors.As(err, &missing) {
-		return target{}, unknown
+		return target{}, c.unknownAction(ctx, req.Action)
 	}
 	if err != nil {
 		return target{}, err
@@ -111,7 +110,10 @@ func (c *Client) offered(ctx context.Context, req executor.Request) (*queue.Cata
 	if err != nil {
 		return nil, refuse("", "action %s: %w", req.Action, err)
 	}
-	all, err := c.catalog(ctx, name)
+	fits := func(e queue.CatalogEntry) bool {
+		return e.Action == name && wanted.Match(e.Pack.Version) && (req.Pack.Digest == "" || req.Pack.Digest == e.Pack.Digest)
+	}
+	all, err := c.catalog(ctx, name, fits)
 	if err != nil {
 		return nil, err
 	}
@@ -119,14 +121,10 @@ func (c *Client) offered(ctx context.Context, req executor.Request) (*queue.Cata
 	var versions []string
 	for i := range all {
 		e := &all[i]
-		if e.Action != name {
-			continue
+		if e.Action == name {
+			versions = append(versions, e.Pack.Version)
 		}
-		versions = append(versions, e.Pack.Version)
-		if !wanted.Match(e.Pack.Version) || req.Pack.Digest != "" && req.Pack.Digest != e.Pack.Digest {
-			continue
-		}
-		if best == nil || newer(e, best) {
+		if fits(*e) && (best == nil || newer(e, best)) {
 			best = e
 		}
 	}
@@ -152,8 +150,8 @@ func newer(a, b *queue.CatalogEntry) bool {
 	return a.UpdatedAt.After(b.UpdatedAt)
 }
 
-// catalog is what is offered of the pack of an action.
-func (c *Client) catalog(ctx context.Context, action string) ([]queue.CatalogEntry, error) {
+// catalog is what is offered of the pack of an action. What is remembered is enough where something in it fits.
+func (c *Client) catalog(ctx context.Context, action string, fits func(queue.CatalogEntry) bool) ([]queue.CatalogEntry, error) {
 	ref, _, ok := strings.Cut(action, ".")
 	if !ok || ref == "" {
 		return nil, c.unknownAction(ctx, action)
@@ -161,7 +159,7 @@ func (c *Client) catalog(ctx context.Context, action string) ([]queue.CatalogEnt
 	c.mu.Lock()
 	known := c.offers[ref]
 	c.mu.Unlock()
-	if c.cfg.Now().Sub(known.at).Abs() < offersFor && len(known.all) > 0 {
+	if c.cfg.Now().Sub(known.at).Abs() < offersFor && slices.ContainsFunc(known.all, fits) {
 		return known.all, nil
 	}
 	asked := c.asking.DoChan(ref, func() (any, error) { return c.lookUp(ctx, ref) })

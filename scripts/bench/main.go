@@ -51,7 +51,6 @@ func run() error {
 		{"processes", b.processes}, {"noop", b.noop}, {"start-up", b.startUp}, {"python", b.python}, {"detect", b.detect},
 		{"first-python", b.firstPython}, {"first-python-uv", b.firstPythonUV}, {"ten-python", b.tenPython}, {"ten-python-uv", b.tenPythonUV},
 		{"cold-node", b.coldNode}, {"memory", b.memory}, {"redaction", b.redaction}, {"store", b.store}, {"list", b.list}, {"fifty", b.fifty}, {"lambda", b.lambda},
-		{"cold-node", b.coldNode}, {"memory", b.memory}, {"redaction", b.redaction}, {"store", b.store}, {"list", b.list}, {"fifty", b.fifty},
 		{"pool-latency", b.poolLatency}, {"pool-throughput", b.poolThroughput}, {"pool-protocol", b.poolProtocol},
 		{"pool-drain", b.poolDrain}, {"pool-backlog", b.poolBacklog}, {"pool-idle", b.poolIdle}, {"pool-curve", b.poolCurve},
 	} {

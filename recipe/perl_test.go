@@ -1,8 +1,6 @@
 package recipe
 
 import (
-	"net/http"
-	"net/http/httptest"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -115,16 +113,7 @@ func TestPerlBuildsFromAMirrorOfThePack(t *testing.T) {
 func TestPerlMirrorCredentialsAndDownloads(t *testing.T) {
 	site := t.TempDir()
 	buildMirror(t, site, false)
-	files := http.FileServer(http.Dir(site))
-	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		if user, password, _ := r.BasicAuth(); user != "reader" || password != "hunter2" {
-			w.Header().Set("WWW-Authenticate", `Basic realm="mirror"`)
-			w.WriteHeader(http.StatusUnauthorized)
-			return
-		}
-		files.ServeHTTP(w, r)
-	}))
-	t.Cleanup(server.Close)
+	server := mirrorWithLogin(t, site)
 	host := strings.TrimPrefix(server.URL, "http://")
 
 	in := machineInput(t, "perl", map[string]string{"cpanfile": "requires 'Test::Hello';\n"})

@@ -2,6 +2,9 @@ package recipe
 
 import (
 	"context"
+	"net"
+	"net/http"
+	"net/http/httptest"
 	"os"
 	"path/filepath"
 	"testing"
@@ -179,4 +182,25 @@ func build(t *testing.T, in Input) (*envcache.Env, Command) {
 	command, err := r.Command(in, env)
 	require.NoError(t, err)
 	return env, command
+}
+
+// mirrorWithLogin serves a folder to the reader hunter2. It has a loopback address of its own, so that nobody else is there once it is closed.
+func mirrorWithLogin(t *testing.T, site string) *httptest.Server {
+	t.Helper()
+	files := http.FileServer(http.Dir(site))
+	server := httptest.NewUnstartedServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if user, password, _ := r.BasicAuth(); user != "reader" || password != "hunter2" {
+			w.Header().Set("WWW-Authenticate", `Basic realm="mirror"`)
+			w.WriteHeader(http.StatusUnauthorized)
+			return
+		}
+		files.ServeHTTP(w, r)
+	}))
+	own, err := net.Listen("tcp", "127.0.0.2:0")
+	require.NoError(t, err)
+	require.NoError(t, server.Listener.Close())
+	server.Listener = own
+	server.Start()
+	t.Cleanup(server.Close)
+	return server
 }

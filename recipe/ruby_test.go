@@ -3,8 +3,6 @@ package recipe
 import (
 	"context"
 	"fmt"
-	"net/http"
-	"net/http/httptest"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -264,22 +262,13 @@ func TestRubyMirrorCredentialsAndDownloads(t *testing.T) {
 	buildGems(t, filepath.Join(site, "gems"), false)
 	out, err := exec.Command("ruby", "-S", "gem", "generate_index", "-q", "-d", site).CombinedOutput()
 	require.NoError(t, err, "%s", out)
-	files := http.FileServer(http.Dir(site))
-	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		if user, password, _ := r.BasicAuth(); user != "reader" || password != "hunter2" {
-			w.Header().Set("WWW-Authenticate", `Basic realm="mirror"`)
-			w.WriteHeader(http.StatusUnauthorized)
-			return
-		}
-		files.ServeHTTP(w, r)
-	}))
-	t.Cleanup(server.Close)
+	server := mirrorWithLogin(t, site)
 	host := strings.TrimPrefix(server.URL, "http://")
 
 	in := machineInput(t, "ruby", map[string]string{"Gemfile": "source 'http://127.0.0.1:9'\ngem 'hello', '~> 1.0'\n"})
 	home := in.hostVar("HOME")
 	require.NoError(t, os.Mkdir(filepath.Join(home, ".bundle"), 0o700))
-	settings := "---\nBUNDLE_MIRROR__HTTP://127__0__0__1:9/: \"" + server.URL + "/\"\nBUNDLE_127__0__0__1: \"reader:hunter2\"\nBUNDLE_RETRY: \"0\"\n"
+	settings := "---\nBUNDLE_MIRROR__HTTP://127__0__0__1:9/: \"" + server.URL + "/\"\nBUNDLE_127__0__0__2: \"reader:hunter2\"\nBUNDLE_RETRY: \"0\"\n"
 	require.NoError(t, os.WriteFile(filepath.Join(home, ".bundle/config"), []byte(settings), 0o600))
 	root := filepath.Join(t.TempDir(), "cache")
 	env, err := acquireIn(t, in, root)

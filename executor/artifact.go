@@ -13,6 +13,9 @@ import (
 // collectArtifacts lists the regular files the child left in its artifacts directory and, when asked to,
 // keeps a copy of each. Links are not followed: they could name anything.
 func (x *execution) collectArtifacts() error {
+	if x.private.Unused("artifacts") {
+		return nil
+	}
 	root, err := os.OpenRoot(x.privatePath("artifacts"))
 	if err != nil {
 		return nil //nolint:nilerr // the child removed the directory: it has no artifacts

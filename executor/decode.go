@@ -58,6 +58,9 @@ func (x *execution) output() (any, error) {
 }
 
 func (x *execution) resultFile() (value any, found bool, err error) {
+	if x.private.Unused("") {
+		return nil, false, nil
+	}
 	root, err := os.OpenRoot(x.private.Path)
 	if err != nil {
 		return nil, false, err

@@ -1,6 +1,7 @@
 package executor
 
 import (
+	"cmp"
 	"path"
 	"slices"
 	"strings"
@@ -60,26 +61,23 @@ func (x *execution) childEnv() ([]string, error) {
 // baseEnv is the caller's environment without the variables that hold its secrets, or, sealed,
 // nothing but an allow-list.
 func (x *execution) baseEnv() []string {
-	host := environment(x.svc.cfg.Environ)
-	base := map[string]string{}
+	base := make(map[string]string, len(x.svc.host))
 	if x.job.settings.inheritEnv {
-		base = host
-		for _, name := range reserved {
-			delete(base, name)
-		}
-		for name := range x.secretVariables() {
-			delete(base, name)
+		secret := x.secretVariables()
+		for name, value := range x.svc.host {
+			if !secret[name] && !slices.Contains(reserved, name) {
+				base[name] = value
+			}
 		}
 	} else {
-		for name, value := range host {
+		base["SHELL"] = defaultShell
+		for name, value := range x.svc.host {
 			if slices.Contains([]string{"PATH", "LANG", "TZ", "TERM"}, name) || strings.HasPrefix(name, "LC_") ||
 				x.svc.cfg.PassProxies && slices.Contains(proxies, name) {
 				base[name] = value
 			}
 		}
-		if base["PATH"] == "" {
-			base["PATH"] = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
-		}
+		base["PATH"] = cmp.Or(base["PATH"], defaultPath)
 	}
 	if x.job.settings.private {
 		base["HOME"] = x.privatePath("home")
@@ -88,6 +86,13 @@ func (x *execution) baseEnv() []string {
 	return flatten(base)
 }
 
+// What a sealed environment has whatever its host's is. The shell is as cron(8) sets it: a program that is not told asks who the user
+// is, which takes a shell longer than its script where the answer is not in a file.
+const (
+	defaultPath  = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+	defaultShell = "/bin/sh"
+)
+
 // granted are the host's variables that the action asks for and the operator allows.
 func (x *execution) granted() map[string]string {
 	granted := map[string]string{}
@@ -95,7 +100,7 @@ func (x *execution) granted() map[string]string {
 		return granted
 	}
 	secret := x.secretVariables()
-	for name, value := range environment(x.svc.cfg.Environ) {
+	for name, value := range x.svc.host {
 		if !secret[name] && matchAny(x.job.passEnv, name) && matchAny(x.svc.cfg.AllowEnv, name) {
 			granted[name] = value
 		}
@@ -161,10 +166,12 @@ func environment(entries []string) map[string]string {
 	return env
 }
 
+// flatten gives NAME=value entries, in the same order each time.
 func flatten(env map[string]string) []string {
 	entries := make([]string, 0, len(env))
-	for _, name := range sortedKeys(env) {
-		entries = append(entries, name+"="+env[name])
+	for name, value := range env {
+		entries = append(entries, name+"="+value)
 	}
+	slices.Sort(entries)
 	return entries
 }

@@ -94,8 +94,7 @@ func (x *execution) isolation(cwd string) proc.Isolation {
 		}
 	}
 	i.Hidden = append(i.Hidden, x.svc.cfg.TempDir, "/etc/attune")
-	env := environment(x.svc.cfg.Environ)
-	for _, home := range []string{env["HOME"], env["XDG_CONFIG_HOME"]} {
+	for _, home := range []string{x.svc.host["HOME"], x.svc.host["XDG_CONFIG_HOME"]} {
 		if filepath.IsAbs(home) && home != "/" {
 			i.Hidden = append(i.Hidden, home)
 		}

@@ -68,7 +68,7 @@ func (s *Service) Secrets(ctx context.Context, references map[string]string, loc
 		return values, nil
 	}
 	proc.Harden() // from here on memory holds what no core dump may
-	r := &resolver{cfg: &s.cfg, env: environment(s.cfg.Environ), sources: map[string]*source{}}
+	r := &resolver{cfg: &s.cfg, env: s.host, sources: map[string]*source{}}
 	if r.remote = local == nil || local.Remote; !r.remote {
 		r.local = *local
 	}

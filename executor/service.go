@@ -95,6 +95,7 @@ func (m StartupMode) String() string {
 // Service runs executions. It is safe for concurrent use after Start.
 type Service struct {
 	cfg      Config
+	host     map[string]string               // Config.Environ by name; nobody writes to it
 	catalog  func() (runtime.Catalog, error) // the built-in runtimes and the host's; read once, when they are first needed
 	finder   pack.Finder
 	actions  pack.Memory
@@ -139,13 +140,14 @@ func New(cfg Config) (*Service, error) {
 	if cfg.RuntimeFiles == nil {
 		cfg.RuntimeFiles = detect.HostFiles(dir)
 	}
-	env := environment(cfg.Environ)
-	options := detect.Options{Path: env["PATH"], Home: env["HOME"], Dir: dir, Env: env, CacheFile: envcache.DetectFile(cfg.CacheDir), CacheMode: cfg.storeOptions().Mode()} // most executions make the first of them without opening the store
+	host := environment(cfg.Environ)
+	options := detect.Options{Path: host["PATH"], Home: host["HOME"], Dir: dir, Env: host, CacheFile: envcache.DetectFile(cfg.CacheDir), CacheMode: cfg.storeOptions().Mode()} // most executions make the first of them without opening the store
 	for _, layer := range cfg.Layers {
 		options.Memories = append(options.Memories, envcache.DetectFile(layer))
 	}
 	return &Service{
 		cfg:      cfg,
+		host:     host,
 		catalog:  sync.OnceValues(func() (runtime.Catalog, error) { return catalog(cfg.RuntimeFiles) }),
 		finder:   pack.Finder{Dirs: cfg.Packs},
 		detector: detect.New(options),

@@ -96,6 +96,41 @@ func TestAgentModeUsesWhatWasDetected(t *testing.T) {
 	assert.Equal(t, "/bin/sh", result.Runtime.Path)
 }
 
+// A directory that served before says by its times that an action left nothing in it: what it leaves is found all the same.
+func TestWhatIsLeftInADirectoryThatServedBeforeIsFound(t *testing.T) {
+	s := service(t, Config{KeepDirs: 1, Packs: []string{packs(t, map[string]string{
+		"p/pack.yaml":         "ref: p\nversion: 1.0.0\n",
+		"p/actions/does.yaml": "ref: p.does\nentry_point: does.sh\nparameters: {do: {type: string, position: 1, default: 'echo $ATTUNE_ARTIFACTS_DIR'}}\n",
+		"p/actions/does.sh":   "eval \"$1\"\n",
+	})}})
+	does := func(what string) Result {
+		request := Request{Action: "p.does"}
+		if what != "" {
+			request.Parameters = map[string]any{"do": what}
+		}
+		result := s.Execute(context.Background(), request, Observer{})
+		require.Equal(t, Succeeded, result.Status, "%+v", result.Error)
+		return result
+	}
+	settled := func() {
+		first := does("").Stdout
+		require.Eventually(t, func() bool {
+			again := does("").Stdout
+			defer func() { first = again }()
+			info, err := os.Stat(strings.TrimSpace(again))
+			return again == first && err == nil && time.Since(info.ModTime()) > 500*time.Millisecond
+		}, 20*time.Second, 50*time.Millisecond)
+	}
+	for range 2 {
+		settled()
+		assert.Len(t, does("echo x >$ATTUNE_ARTIFACTS_DIR/x").Artifacts, 1)
+		settled()
+		assert.Len(t, does("mkdir $ATTUNE_ARTIFACTS_DIR/d; echo x >$ATTUNE_ARTIFACTS_DIR/d/x").Artifacts, 1)
+		settled()
+		assert.Equal(t, true, does("echo true >$ATTUNE_RESULT_FILE").Result)
+	}
+}
+
 func TestExecutionsRunInParallel(t *testing.T) {
 	s := service(t, Config{Packs: []string{packs(t, shellPack)}})
 	var group sync.WaitGroup

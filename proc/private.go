@@ -184,6 +184,13 @@ func (p *PrivateDir) known(name string) (now filestate.State, same bool) {
 	return now, err == nil && now != (filestate.State{}) && now == p.was[name] && now.Settled(p.taken)
 }
 
+// Unused tells whether nothing can have been made in one of the directory's own directories, or "", the directory itself, since it was
+// taken. It is false where that is not plain to see.
+func (p *PrivateDir) Unused(name string) bool {
+	_, same := p.known(name)
+	return same
+}
+
 func (p *PrivateDir) dirUntouched(name string, entries []string) bool {
 	now, same := p.known(name)
 	if same {

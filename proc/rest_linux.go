@@ -292,7 +292,7 @@ func reapStrays() {
 func orphans() (pids []int, ok bool) {
 	reaping.RLock()
 	defer reaping.RUnlock()
-	data, err := os.ReadFile(firstThread())
+	data, err := readProc(firstThread())
 	if err != nil {
 		if _, gone := os.Stat("/proc/self/task"); gone != nil {
 			return nil, false
@@ -311,6 +311,28 @@ var firstThread = sync.OnceValue(func() string {
 	pid := strconv.Itoa(os.Getpid())
 	return "/proc/" + pid + "/task/" + pid + "/children"
 })
+
+// readProc reads a file that never blocks, without Go's trying to have its poller wait for it.
+func readProc(path string) ([]byte, error) {
+	fd, err := unix.Open(path, unix.O_RDONLY|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return nil, err
+	}
+	defer func() { _ = unix.Close(fd) }()
+	data := make([]byte, 0, 512)
+	for {
+		n, err := unix.Read(fd, data[len(data):cap(data)])
+		switch {
+		case errors.Is(err, unix.EINTR):
+			continue
+		case err != nil:
+			return nil, err
+		case n == 0:
+			return data, nil
+		}
+		data = slices.Grow(data[:len(data)+n], 512)
+	}
+}
 
 func childrenByScan(parent int) []int {
 	var pids []int

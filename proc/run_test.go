@@ -324,8 +324,18 @@ func TestPrivateDirsServeAgainWhereNothingWasLeft(t *testing.T) {
 		require.NoError(t, untouched.Release(true))
 		assert.Same(t, untouched, take(layout))
 	}
+	require.Eventually(t, func() bool {
+		plain := untouched.Unused("") && untouched.Unused("tmp")
+		require.NoError(t, untouched.Release(true))
+		assert.Same(t, untouched, take(layout))
+		return plain
+	}, 10*time.Second, 20*time.Millisecond, "once its times are old enough to say so")
 	require.NoError(t, os.WriteFile(filepath.Join(untouched.Path, "tmp", "x"), nil, 0o600))
+	assert.False(t, untouched.Unused("tmp"))
+	assert.True(t, untouched.Unused(""))
 	require.NoError(t, os.Remove(filepath.Join(untouched.Path, "tmp", "x")))
+	assert.False(t, untouched.Unused("tmp"))
+	assert.False(t, untouched.Unused("gone"))
 	require.NoError(t, untouched.Release(true))
 	assert.Same(t, untouched, take(layout), "what was removed again leaves nothing")
 

@@ -60,15 +60,17 @@ func start(spec *Spec) (*child, error) {
 	if err != nil {
 		return fail(err)
 	}
-	files, err := c.streams.open(spec)
+	fds, err := c.streams.open(spec)
 	defer c.streams.closeChildEnds()
 	if err != nil {
 		c.streams.closeOwnEnds()
 		return fail(err)
 	}
-	files = append(files, spec.Hold...)
-	defer stdruntime.KeepAlive(files)
-	attr := &syscall.ProcAttr{Dir: spec.Dir, Env: dedupe(spec.Env), Files: descriptors(files), Sys: &syscall.SysProcAttr{}}
+	for _, f := range spec.Hold {
+		fds = append(fds, f.Fd())
+	}
+	defer stdruntime.KeepAlive(spec) // with the files that it names
+	attr := &syscall.ProcAttr{Dir: spec.Dir, Env: dedupe(spec.Env), Files: fds, Sys: &syscall.SysProcAttr{}}
 	if spec.Foreground {
 		attr.Sys.Setpgid = true
 		if c.tty = controllingTerminal(); c.tty != nil {
@@ -86,14 +88,6 @@ func start(spec *Spec) (*child, error) {
 		return fail(err)
 	}
 	return c, nil
-}
-
-func descriptors(files []*os.File) []uintptr {
-	fds := make([]uintptr, len(files))
-	for i, f := range files {
-		fds[i] = f.Fd()
-	}
-	return fds
 }
 
 // check refuses what the kernel would cut short or misread.

@@ -26,11 +26,11 @@ type streams struct {
 	stdin    *os.File // the end attune writes to; nil without a pipe
 	fed      chan struct{}
 	outputs  []*stream
-	childEnd []*os.File // closed in attune once the child exists
+	childEnd []int // descriptors, closed in attune once the child exists
 }
 
 // open makes the child's three files.
-func (s *streams) open(spec *Spec) (files []*os.File, err error) {
+func (s *streams) open(spec *Spec) (fds []uintptr, err error) {
 	in, err := s.openStdin(spec)
 	if err != nil {
 		return nil, err
@@ -43,64 +43,76 @@ func (s *streams) open(spec *Spec) (files []*os.File, err error) {
 	if err != nil {
 		return nil, err
 	}
-	return []*os.File{in, out, errs}, nil
+	return []uintptr{in, out, errs}, nil
 }
 
-func (s *streams) openStdin(spec *Spec) (*os.File, error) {
+func (s *streams) openStdin(spec *Spec) (fd uintptr, err error) {
 	switch r := spec.Stdin.(type) {
 	case nil:
-		return s.null(os.O_RDONLY)
+		return s.null(unix.O_RDONLY)
 	case *os.File:
-		return r, nil
+		return r.Fd(), nil
 	}
-	r, w, err := os.Pipe()
-	if err != nil {
-		return nil, err
-	}
-	s.stdin, s.childEnd = w, append(s.childEnd, r)
-	return r, nil
+	fd, s.stdin, err = s.pipe(unix.O_RDONLY)
+	return fd, err
 }
 
-func (s *streams) openOutput(spec *Spec, w, raw io.Writer) (*os.File, error) {
+func (s *streams) openOutput(spec *Spec, w, raw io.Writer) (fd uintptr, err error) {
 	if w == nil {
-		return s.null(os.O_WRONLY)
+		return s.null(unix.O_WRONLY)
 	}
 	if f, ok := w.(*os.File); ok && spec.Direct {
-		return f, nil
+		return f.Fd(), nil
 	}
-	r, end, err := os.Pipe()
+	return s.copied(w, raw)
+}
+
+// copied is a pipe that is read for the child.
+func (s *streams) copied(w, raw io.Writer) (fd uintptr, err error) {
+	fd, r, err := s.pipe(unix.O_WRONLY)
+	if err == nil {
+		s.outputs = append(s.outputs, &stream{r: r, w: w, raw: raw, done: make(chan struct{})})
+	}
+	return fd, err
+}
+
+// pipe is one between attune and the child, which reads or writes as flag says. The child's end is a bare descriptor: it blocks, and Go need
+// not hear of it.
+func (s *streams) pipe(flag int) (fd uintptr, own *os.File, err error) {
+	child, mine, err := newPipe()
 	if err != nil {
-		return nil, err
+		return 0, nil, err
 	}
-	s.childEnd = append(s.childEnd, end)
-	s.outputs = append(s.outputs, &stream{r: r, w: w, raw: raw, done: make(chan struct{})})
-	return end, nil
+	if flag == unix.O_WRONLY {
+		child, mine = mine, child
+	}
+	s.childEnd = append(s.childEnd, child)
+	if err := unix.SetNonblock(mine, true); err != nil {
+		_ = unix.Close(mine)
+		return 0, nil, os.NewSyscallError("fcntl", err)
+	}
+	return uintptr(child), os.NewFile(uintptr(mine), "pipe"), nil
 }
 
 // null is /dev/null or, in a root without devices, a pipe with nobody at its other end.
-func (s *streams) null(flag int) (*os.File, error) {
-	f, err := os.OpenFile(os.DevNull, flag, 0)
-	if err == nil {
+func (s *streams) null(flag int) (fd uintptr, err error) {
+	if f, err := unix.Open(os.DevNull, flag|unix.O_CLOEXEC, 0); err == nil {
 		s.childEnd = append(s.childEnd, f)
-		return f, nil
+		return uintptr(f), nil
 	}
-	r, w, err := os.Pipe()
-	if err != nil {
-		return nil, err
+	if flag == unix.O_WRONLY {
+		return s.copied(io.Discard, nil)
 	}
-	if flag == os.O_RDONLY {
+	fd, w, err := s.pipe(flag)
+	if err == nil {
 		_ = w.Close()
-		s.childEnd = append(s.childEnd, r)
-		return r, nil
 	}
-	s.childEnd = append(s.childEnd, w)
-	s.outputs = append(s.outputs, &stream{r: r, w: io.Discard, done: make(chan struct{})})
-	return w, nil
+	return fd, err
 }
 
 func (s *streams) closeChildEnds() {
-	for _, f := range s.childEnd {
-		_ = f.Close()
+	for _, fd := range s.childEnd {
+		_ = unix.Close(fd)
 	}
 }
 

@@ -3,6 +3,8 @@ package proc
 import (
 	"errors"
 	"math"
+	"os"
+	"syscall"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -19,6 +21,18 @@ const (
 	stateStopped = 4
 	stateZombie  = 5
 )
+
+// newPipe is one that no other child inherits. There is no pipe2.
+func newPipe() (r, w int, err error) {
+	syscall.ForkLock.RLock()
+	defer syscall.ForkLock.RUnlock()
+	var fds [2]int
+	if err = unix.Pipe(fds[:]); err == nil {
+		unix.CloseOnExec(fds[0])
+		unix.CloseOnExec(fds[1])
+	}
+	return fds[0], fds[1], os.NewSyscallError("pipe", err)
+}
 
 // awaitEnd blocks until a child has ended, without reaping it, or, where that is asked for, was stopped. waitid(2) could do both, but
 // returns for stopped children whether asked to or not.

@@ -44,6 +44,13 @@ func awaitEnd(pid int, stops bool) (stopped bool) {
 	}
 }
 
+// newPipe is one that no other child inherits.
+func newPipe() (r, w int, err error) {
+	var fds [2]int
+	err = unix.Pipe2(fds[:], unix.O_CLOEXEC)
+	return fds[0], fds[1], os.NewSyscallError("pipe2", err)
+}
+
 // stopSelf returns when attune goes on: aimed at this thread the signal is taken before the call returns.
 func stopSelf() {
 	stdruntime.LockOSThread()

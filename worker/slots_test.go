@@ -108,7 +108,7 @@ func TestTheHeadOfARecord(t *testing.T) {
 	require.NoError(t, err)
 	head, err := readHead(text)
 	require.NoError(t, err)
-	assert.Equal(t, glance{State: queue.Running, Attempt: 2, Worker: "one"}, head)
+	assert.Equal(t, glance{Schema: queue.RecordSchema, State: queue.Running, Attempt: 2, Worker: "one"}, head, "of what is long nothing was read")
 	for _, broken := range []string{"", "[]", `{"state":7}`, `{"state":"done`} {
 		head, err := readHead([]byte(broken))
 		assert.True(t, err != nil || head.State == "", broken)

@@ -12,7 +12,7 @@ import (
 // that wait a hundred MiB are in use, and the usual 100 per cent would keep as much again.
 const (
 	garbageMin     = 24 << 20 // bytes
-	garbagePercent = 40
+	garbagePercent = 30
 )
 
 // tuneGarbage sets the percentage anew after each collection. It leaves a GOGC that is set alone.

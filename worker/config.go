@@ -40,7 +40,7 @@ type Timing struct {
 	Heartbeat  time.Duration // 15 s: extend the delivery, look whether the record is still held
 	Fence      time.Duration // 45 s without a successful heartbeat: the child is killed, nothing is committed
 	Scheduler  time.Duration // 1 s: how late what is due may be
-	Reconcile  time.Duration // 5 s: how long a queued record may be without a message
+	Reconcile  time.Duration // 5 s: how long a queued record may be without a message, where few wait
 	Unroutable time.Duration // 10 min: how long a request waits for a worker able to run it
 	Lease      time.Duration // 10 s: how long a scheduler that is not heard of keeps its role
 }

@@ -249,10 +249,14 @@ func (v *view) putBack(l *limit, chosen []*run) {
 	}
 }
 
+// reconcileMost is how many messages are looked for in one go, for nothing else is done meanwhile. Before a long backlog it goes ahead of the
+// workers all the same.
+const reconcileMost = 1000
+
 // reconcile lays messages again that are missing: of queued executions, whose submitter or scheduler came no further than the
 // record, and of running ones whose worker is lost.
 func (t *term) reconcile(ctx context.Context) error {
-	fresh := t.each(t.view.takeFresh(t.cfg.Timing.Reconcile), func(r *run) error {
+	fresh := t.each(t.view.takeFresh(t.cfg.Timing.Reconcile, reconcileMost), func(r *run) error {
 		laid, err := t.layAgain(ctx, r)
 		if laid || err != nil {
 			t.view.again(r)

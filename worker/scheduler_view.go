@@ -87,7 +87,7 @@ func milliseconds(t time.Time) int64 {
 // check is a queued execution whose message is to be looked for, unless it has moved on.
 type check struct {
 	run *run
-	at  time.Time // monotonic
+	at  time.Duration // since the term began
 }
 
 func newView() *view {
@@ -213,7 +213,7 @@ func (v *view) add(entry queue.Entry, g *glance) {
 	case queue.Queued:
 		r.route.queued++
 		v.stranded = v.stranded || !r.route.able
-		v.fresh = append(v.fresh, check{r, time.Now()})
+		v.fresh = append(v.fresh, check{r, time.Since(v.begun)})
 	case queue.Running:
 		v.running[r.id] = r
 	case queue.Parked:
@@ -345,17 +345,18 @@ func (v *view) later(r *run, at time.Time) {
 	heap.Push(&v.due, due{at, r.id, r.revision})
 }
 
-// takeFresh takes the queued executions whose message should have been delivered by now.
-func (v *view) takeFresh(age time.Duration) []*run {
+// takeFresh takes queued executions, the oldest first, whose message should have been delivered by now, and no more than most of them.
+func (v *view) takeFresh(age time.Duration, most int) []*run {
 	v.mu.Lock()
 	defer v.mu.Unlock()
 	var all []*run
 	n := 0
-	for ; n < len(v.fresh) && time.Since(v.fresh[n].at) >= age; n++ {
+	for ; n < len(v.fresh) && len(all) < most && time.Since(v.begun)-v.fresh[n].at >= age; n++ {
 		if r := v.fresh[n].run; v.runs[r.id] == r {
 			all = append(all, r)
 		}
 	}
+	clear(v.fresh[:n]) // of what they hold, too
 	if v.fresh = v.fresh[n:]; len(v.fresh) == 0 {
 		v.fresh = nil
 	}
@@ -366,7 +367,7 @@ func (v *view) takeFresh(age time.Duration) []*run {
 func (v *view) again(r *run) {
 	v.mu.Lock()
 	defer v.mu.Unlock()
-	v.fresh = append(v.fresh, check{r, time.Now()})
+	v.fresh = append(v.fresh, check{r, time.Since(v.begun)})
 }
 
 // takeOld are the executions that were not written for that long.

@@ -193,3 +193,32 @@ func TestTheClockGoesOnWhileTheBrokerIsAway(t *testing.T) {
 	require.NoError(t, c.refresh(t.Context()))
 	assert.WithinDuration(t, time.Now(), c.now(), time.Second)
 }
+
+// A scheduler does nothing else while it looks for messages: before a long backlog it looks for some at a time.
+func TestMessagesOfALongBacklogAreLookedForInTurn(t *testing.T) {
+	v := newView()
+	see := func(i int, revision uint64, state queue.State) {
+		text, err := encode(&queue.Record{Schema: queue.RecordSchema, ID: fmt.Sprint(i), State: state, Action: "p.a", Route: "r", Submission: "{}"})
+		require.NoError(t, err)
+		v.seeRun(queue.Entry{Key: fmt.Sprint(i), Value: text, Revision: revision})
+	}
+	for i := range 250 {
+		see(i, uint64(i+1), queue.Queued)
+	}
+	for i := range 120 {
+		see(i, uint64(1000+i), queue.Done)
+	}
+	assert.Empty(t, v.takeFresh(time.Hour, 100))
+	var seen []string
+	for range 3 {
+		some := v.takeFresh(0, 100)
+		assert.LessOrEqual(t, len(some), 100)
+		for _, r := range some {
+			seen = append(seen, r.id)
+		}
+	}
+	require.Len(t, seen, 130, "each that still waits, once")
+	for i, id := range seen {
+		assert.Equal(t, fmt.Sprint(120+i), id, "the oldest first")
+	}
+}

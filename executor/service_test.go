@@ -4,8 +4,10 @@ import (
 	"bytes"
 	"context"
 	"errors"
+	"maps"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"syscall"
@@ -128,6 +130,24 @@ func TestWhatIsLeftInADirectoryThatServedBeforeIsFound(t *testing.T) {
 		assert.Len(t, does("mkdir $ATTUNE_ARTIFACTS_DIR/d; echo x >$ATTUNE_ARTIFACTS_DIR/d/x").Artifacts, 1)
 		settled()
 		assert.Equal(t, true, does("echo true >$ATTUNE_RESULT_FILE").Result)
+	}
+}
+
+func TestASealedEnvironmentIsTheSameEverywhere(t *testing.T) {
+	dir := packs(t, map[string]string{
+		"p/pack.yaml": "ref: p\nversion: 1.0.0\n", "p/actions/env.yaml": "ref: p.env\nentry_point: env.sh\n", "p/actions/env.sh": "env\n",
+	})
+	for path, want := range map[string]string{os.Getenv("PATH"): os.Getenv("PATH"), "": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"} {
+		s := service(t, Config{Packs: []string{dir}, Environ: []string{"PATH=" + path, "SHELL=/bin/zsh", "HOME=/root", "USER=x", "TZ=", "LC_TIME=C", "TOKEN=x"}})
+		result := s.Execute(context.Background(), Request{Action: "p.env"}, Observer{})
+		require.Equal(t, Succeeded, result.Status, "%+v", result.Error)
+		env := environment(strings.Split(result.Stdout, "\n"))
+		maps.DeleteFunc(env, func(name, _ string) bool { return strings.HasPrefix(name, "ATTUNE_") })
+		for _, name := range []string{"PWD", "OLDPWD", "SHLVL", "_"} { // the shell's own
+			delete(env, name)
+		}
+		assert.Equal(t, []string{"HOME", "LC_TIME", "PATH", "SHELL", "TMPDIR", "TZ"}, slices.Sorted(maps.Keys(env)))
+		assert.Equal(t, []string{want, "/bin/sh", ""}, []string{env["PATH"], env["SHELL"], env["TZ"]})
 	}
 }
 

@@ -96,7 +96,7 @@ type term struct {
 	view  *view
 	ticks *timetable
 	wake  chan struct{} // written by those who follow a table, read by loop
-	kept  time.Time     // monotonic: when old records were last looked for
+	kept  time.Time     // monotonic: when no old record was left to keep
 	freed time.Time     // monotonic: when messages were last taken from workers that are lost for long
 	swept time.Time     // monotonic: when what need not be looked at with every change was looked at
 }
@@ -164,10 +164,9 @@ func (t *term) step(ctx context.Context) error {
 	if time.Since(t.swept) >= t.cfg.Timing.Scheduler {
 		t.swept = time.Now()
 		duties = append(duties, duty{"lay lost messages again", t.reconcile}, duty{"end what is unroutable", t.endUnroutable})
-	}
-	if time.Since(t.kept) >= keepInterval {
-		t.kept = time.Now()
-		duties = append(duties, duty{"keep what waits long", t.keepOld})
+		if time.Since(t.kept) >= keepInterval {
+			duties = append(duties, duty{"keep what waits long", t.keepOld})
+		}
 	}
 	for _, duty := range duties {
 		if !t.lease.valid() {

@@ -249,14 +249,14 @@ func (v *view) putBack(l *limit, chosen []*run) {
 	}
 }
 
-// reconcileMost is how many messages are looked for in one go, for nothing else is done meanwhile. Before a long backlog it goes ahead of the
-// workers all the same.
-const reconcileMost = 1000
+// sweepMost is how many executions are seen to in one go, for nothing else is done meanwhile: not the places of limited actions, nor what is
+// due. A thousand every Timing.Scheduler are ahead of the workers, however long the backlog is.
+const sweepMost = 1000
 
 // reconcile lays messages again that are missing: of queued executions, whose submitter or scheduler came no further than the
 // record, and of running ones whose worker is lost.
 func (t *term) reconcile(ctx context.Context) error {
-	fresh := t.each(t.view.takeFresh(t.cfg.Timing.Reconcile, reconcileMost), func(r *run) error {
+	fresh := t.each(t.view.takeFresh(t.cfg.Timing.Reconcile, sweepMost), func(r *run) error {
 		laid, err := t.layAgain(ctx, r)
 		if laid || err != nil {
 			t.view.again(r)
@@ -314,7 +314,11 @@ func (t *term) layAgain(ctx context.Context, r *run) (laid bool, err error) {
 
 // keepOld writes the records again of what waits so long that the broker would forget them.
 func (t *term) keepOld(ctx context.Context) error {
-	return t.each(t.view.takeOld(t.cfg.Now(), queue.Retention/2), func(r *run) error {
+	old := t.view.takeOld(t.cfg.Now(), queue.Retention/2, sweepMost)
+	if len(old) < sweepMost {
+		t.kept = time.Now()
+	}
+	return t.each(old, func(r *run) error {
 		entry, err := t.cfg.Broker.Table(queue.Runs).Get(ctx, r.id)
 		if errors.Is(err, queue.ErrNotFound) || err == nil && entry.Revision != r.revision {
 			return nil
@@ -331,7 +335,7 @@ func (t *term) keepOld(ctx context.Context) error {
 
 // endUnroutable ends what waited too long for a worker that is able to run it.
 func (t *term) endUnroutable(ctx context.Context) error {
-	return t.each(t.view.takeUnroutable(t.cfg.Now(), t.cfg.Timing), func(r *run) error {
+	return t.each(t.view.takeUnroutable(t.cfg.Now(), t.cfg.Timing, sweepMost), func(r *run) error {
 		record, revision, err := t.client.record(ctx, r.id)
 		if err != nil || revision != r.revision {
 			return err

@@ -370,12 +370,15 @@ func (v *view) again(r *run) {
 	v.fresh = append(v.fresh, check{r, time.Since(v.begun)})
 }
 
-// takeOld are the executions that were not written for that long.
-func (v *view) takeOld(now time.Time, age time.Duration) []*run {
+// takeOld are executions that were not written for that long, no more than most of them.
+func (v *view) takeOld(now time.Time, age time.Duration, most int) []*run {
 	v.mu.Lock()
 	defer v.mu.Unlock()
 	var all []*run
 	for _, r := range v.runs {
+		if len(all) == most {
+			break
+		}
 		if r.written != 0 && now.UnixMilli()-r.written > age.Milliseconds() {
 			all = append(all, r)
 		}
@@ -414,8 +417,8 @@ func (v *view) compareRoutes() {
 	}
 }
 
-// takeUnroutable are the queued executions that waited too long for a worker able to run them.
-func (v *view) takeUnroutable(now time.Time, timing Timing) []*run {
+// takeUnroutable are queued executions that waited too long for a worker able to run them, no more than most of them.
+func (v *view) takeUnroutable(now time.Time, timing Timing, most int) []*run {
 	v.mu.Lock()
 	defer v.mu.Unlock()
 	v.compareRoutes()
@@ -430,6 +433,9 @@ func (v *view) takeUnroutable(now time.Time, timing Timing) []*run {
 	}
 	var all []*run
 	for _, r := range v.runs {
+		if len(all) == most {
+			break
+		}
 		if r.state == queue.Queued && !r.route.able && r.late(now, timing) {
 			all = append(all, r)
 		}

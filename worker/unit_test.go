@@ -194,13 +194,14 @@ func TestTheClockGoesOnWhileTheBrokerIsAway(t *testing.T) {
 	assert.WithinDuration(t, time.Now(), c.now(), time.Second)
 }
 
-// A scheduler does nothing else while it looks for messages: before a long backlog it looks for some at a time.
-func TestMessagesOfALongBacklogAreLookedForInTurn(t *testing.T) {
+// A scheduler does nothing else while it sees to executions: of a long backlog it takes some at a time.
+func TestALongBacklogIsSeenToInTurn(t *testing.T) {
 	v := newView()
 	see := func(i int, revision uint64, state queue.State) {
-		text, err := encode(&queue.Record{Schema: queue.RecordSchema, ID: fmt.Sprint(i), State: state, Action: "p.a", Route: "r", Submission: "{}"})
+		text, err := encode(&queue.Record{Schema: queue.RecordSchema, ID: fmt.Sprint(i), State: state, Action: "p.a", Route: "r", Submission: "{}",
+			Requirement: json.RawMessage("{}"), Unroutable: time.Unix(1, 0)})
 		require.NoError(t, err)
-		v.seeRun(queue.Entry{Key: fmt.Sprint(i), Value: text, Revision: revision})
+		v.seeRun(queue.Entry{Key: fmt.Sprint(i), Value: text, Revision: revision, At: time.Unix(1, 0)})
 	}
 	for i := range 250 {
 		see(i, uint64(i+1), queue.Queued)
@@ -220,5 +221,9 @@ func TestMessagesOfALongBacklogAreLookedForInTurn(t *testing.T) {
 	require.Len(t, seen, 130, "each that still waits, once")
 	for i, id := range seen {
 		assert.Equal(t, fmt.Sprint(120+i), id, "the oldest first")
+	}
+	for most, want := range map[int]int{100: 100, 1000: 130} {
+		assert.Len(t, v.takeOld(time.Now(), time.Hour, most), want)
+		assert.Len(t, v.takeUnroutable(time.Now(), Timing{}, most), want)
 	}
 }

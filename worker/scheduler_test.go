@@ -44,8 +44,12 @@ var patient = Timing{Heartbeat: 500 * time.Millisecond, Fence: 30 * time.Second,
 func patiently(m *member) { m.Timing = patient }
 
 // elected is a scheduler that believes to have the role whatever the lease says.
-func (p *testPool) elected(name string) {
-	s := NewScheduler(SchedulerConfig{Broker: p.broker, Worker: name, Instance: uuid.NewString(), Timing: quick, Log: testLog()})
+func (p *testPool) elected(name string, changes ...func(*SchedulerConfig)) {
+	cfg := SchedulerConfig{Broker: p.broker, Worker: name, Instance: uuid.NewString(), Timing: quick, Log: testLog()}
+	for _, change := range changes {
+		change(&cfg)
+	}
+	s := NewScheduler(cfg)
 	s.lease.revision, s.lease.renewed = 1, time.Now().Add(time.Hour)
 	ctx, cancel := context.WithCancel(context.Background())
 	var group sync.WaitGroup
@@ -136,6 +140,28 @@ func TestWhatIsParkedHoldsNobodyUp(t *testing.T) {
 		r, err := p.client.Cancel(t.Context(), id)
 		require.NoError(t, err)
 		assert.Equal(t, "canceled", r.Outcome)
+	}
+}
+
+// The broker forgets a record a week after its last change.
+func TestWhatWaitsForDaysIsWrittenAgain(t *testing.T) {
+	p := newTestPool(t, schedulerPack)
+	p.serve(patiently)
+	before := map[string]queue.Entry{}
+	for range 20 {
+		accepted, err := p.client.Submit(t.Context(), Order{Request: executor.Request{Action: "s.quick"}, In: 5 * 24 * time.Hour})
+		require.NoError(t, err)
+		before[accepted.ID], err = p.broker.Table(queue.Runs).Get(t.Context(), accepted.ID)
+		require.NoError(t, err)
+	}
+	p.elected("of a later day", func(c *SchedulerConfig) { c.Now = func() time.Time { return time.Now().Add(4 * 24 * time.Hour) } })
+	for id, old := range before {
+		require.Eventually(t, func() bool {
+			now, err := p.broker.Table(queue.Runs).Get(t.Context(), id)
+			require.NoError(t, err)
+			assert.Equal(t, string(old.Value), string(now.Value))
+			return now.Revision > old.Revision
+		}, 20*time.Second, 20*time.Millisecond)
 	}
 }
 

@@ -90,7 +90,8 @@ type Table interface {
 	List(ctx context.Context, prefix string) iter.Seq2[Entry, error]
 	// Watch gives what there is now, then an Entry with Op Current, then changes until the context ends (no error then): at least
 	// the last one of each key, which is all that is given of changes that a later one overtakes. Those that came while the broker
-	// was away are given late.
+	// was away are given late. Before Current an Entry may also be Deleted: one that was given and is gone meanwhile is, and so may be
+	// those that went before the watch began.
 	Watch(ctx context.Context, prefix string) iter.Seq2[Entry, error]
 }
 

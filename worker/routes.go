@@ -107,6 +107,7 @@ func (w *Worker) watchRoutes(ctx context.Context) error {
 			loading = nil
 			return
 		case queue.Deleted:
+			delete(loading, e.Key)
 			w.routes.change(func() { delete(w.routes.known, e.Key) })
 			return
 		}

@@ -162,19 +162,14 @@ func (t *table) List(ctx context.Context, prefix string) iter.Seq2[queue.Entry, 
 
 func (t *table) Watch(ctx context.Context, prefix string) iter.Seq2[queue.Entry, error] {
 	return func(yield func(queue.Entry, error) bool) {
-		current := false
 		for message, err := range t.read(ctx, prefix, true) {
 			entry := queue.Entry{Op: queue.Current}
 			switch {
 			case err != nil:
 				yield(queue.Entry{}, t.wrap(prefix, err))
 				return
-			case message == nil:
-				current = true
-			default:
-				if entry = t.entryOf(message); entry.Op == queue.Deleted && !current {
-					continue
-				}
+			case message != nil:
+				entry = t.entryOf(message)
 			}
 			if !yield(entry, nil) {
 				return

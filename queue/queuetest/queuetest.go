@@ -38,6 +38,7 @@ func Run(t *testing.T, d Driver) {
 		"table/expiry":               testExpiry,
 		"table/sizes":                testSizes,
 		"table/watch over a break":   testWatchInterrupted,
+		"table/watch of what goes":   testWatchOfWhatGoesMeanwhile,
 		"work/publish":               testPublish,
 		"work/priorities":            testPriorities,
 		"work/turns":                 testTurns,

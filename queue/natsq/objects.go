@@ -2,12 +2,15 @@ package natsq
 
 import (
 	"context"
+	"crypto/sha256"
 	"encoding/json"
 	"errors"
 	"fmt"
+	"hash"
 	"io"
 	"iter"
 	"strings"
+	"time"
 
 	"github.com/nats-io/nats.go/jetstream"
 
@@ -59,12 +62,88 @@ func (o objects) Get(ctx context.Context, name string) (io.ReadCloser, error) {
 	if err != nil {
 		return nil, err
 	}
-	object, err := store.Get(ctx, name)
-	if err != nil {
-		return nil, readError("get object "+name, err)
+	r := &objectReader{ctx: ctx, store: store, name: name, digest: sha256.New()}
+	if err := r.open(); err != nil {
+		return nil, err
 	}
-	return object, nil
+	return r, nil
 }
+
+// objectReader reads an object. Its pieces may come from a server of a cluster that lags behind the others and has not all of them yet: then
+// it goes on with those of another try.
+type objectReader struct {
+	ctx    context.Context //nolint:containedctx // Get's, which what it gives lives in
+	store  jetstream.ObjectStore
+	name   string
+	part   jetstream.ObjectResult // of this try
+	info   *jetstream.ObjectInfo
+	read   uint64
+	digest hash.Hash // of what was read
+	tries  int
+}
+
+// objectTries is how often an object is read on that ends too early.
+const objectTries = 6
+
+// open begins a try behind what was read.
+func (r *objectReader) open() error {
+	part, err := r.store.Get(r.ctx, r.name)
+	if err != nil {
+		return readError("get object "+r.name, err)
+	}
+	info, err := part.Info()
+	if err == nil && r.info != nil && info.NUID != r.info.NUID {
+		err = errors.New("another took its place while it was read")
+	}
+	if err == nil {
+		_, err = io.CopyN(io.Discard, part, int64(r.read))
+	}
+	if err != nil && !endsEarly(err) {
+		return errors.Join(readError("get object "+r.name, err), part.Close())
+	}
+	r.part, r.info = part, info
+	return nil
+}
+
+// endsEarly is for a try that had its end, which what was read says more about.
+func endsEarly(err error) bool {
+	return errors.Is(err, io.EOF) || errors.Is(err, jetstream.ErrDigestMismatch)
+}
+
+func (r *objectReader) Read(p []byte) (int, error) {
+	for {
+		n, err := r.part.Read(p)
+		r.read += uint64(n)
+		r.digest.Write(p[:n])
+		switch {
+		case n > 0 || err == nil:
+			return n, nil
+		case !endsEarly(err):
+			return 0, err
+		case r.read >= r.info.Size && jetstream.GetObjectDigestValue(r.digest) == r.info.Digest:
+			return 0, io.EOF
+		case r.read >= r.info.Size || r.tries == objectTries:
+			return 0, fmt.Errorf("object %s is damaged: %w", r.name, jetstream.ErrDigestMismatch)
+		}
+		if err := r.again(); err != nil {
+			return 0, err
+		}
+	}
+}
+
+// again is another try, a little later.
+func (r *objectReader) again() error {
+	select {
+	case <-r.ctx.Done():
+		return context.Cause(r.ctx)
+	case <-time.After(20 * time.Millisecond << r.tries):
+	}
+	r.tries++
+	_ = r.part.Close()
+	return r.open()
+}
+
+func (r *objectReader) Close() error { return r.part.Close() }
 
 func (o objects) Delete(ctx context.Context, name string) error {
 	store, err := o.store(ctx, bucketOf(name))

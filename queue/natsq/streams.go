@@ -118,7 +118,7 @@ func (b *broker) tableDefinition(name queue.TableName) jetstream.StreamConfig {
 func objectDefinition(bucket string, age time.Duration) jetstream.StreamConfig {
 	return jetstream.StreamConfig{
 		Name: "OBJ_" + bucket, Subjects: []string{"$O." + bucket + ".C.>", "$O." + bucket + ".M.>"},
-		MaxAge: age, Discard: jetstream.DiscardNew, AllowRollup: true, AllowDirect: true,
+		MaxAge: age, Discard: jetstream.DiscardNew, AllowRollup: true,
 	}
 }
 
@@ -209,7 +209,7 @@ func (b *broker) create(ctx context.Context, definition jetstream.StreamConfig) 
 // only where there is one has it seen them all.
 func replicated(definition jetstream.StreamConfig, replicas int) jetstream.StreamConfig {
 	definition.Replicas = replicas
-	definition.AllowDirect = definition.AllowDirect || replicas == 1
+	definition.AllowDirect = replicas == 1
 	if replicas > 1 {
 		definition.PersistMode = jetstream.DefaultPersistMode // replicated streams have no other
 	}

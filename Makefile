@@ -87,6 +87,7 @@ ATTUNE_RUN_PACKAGES = $$(go list -deps ./cmd/attune-run | grep '^github.com/attu
 
 portable: ## Check what attune-run is on macOS: it compiles, and what any Unix gives works
 	@for arch in amd64 arm64; do echo "vet for darwin/$$arch" && GOOS=darwin GOARCH=$$arch go vet $(ATTUNE_RUN_PACKAGES) || exit 1; done
+	GOOS=darwin GOARCH=arm64 go build -o /dev/null ./cmd/attune-worker
 	go tool staticcheck -tags attune_portable ./proc ./envcache
 	CGO_ENABLED=1 go test -race -tags attune_portable ./proc
 	CGO_ENABLED=1 go test -race -tags attune_portable -run 'TestScripts/isolation|TestResultDocumentIsComplete' ./cmd/attune-run

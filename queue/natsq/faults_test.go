@@ -25,7 +25,7 @@ func TestUncertain(t *testing.T) {
 	revision, err := runs.Create(t.Context(), "a", []byte("1"))
 	require.NoError(t, err)
 
-	server.signal(syscall.SIGSTOP)
+	server.freeze(t)
 	ctx, cancel := context.WithTimeout(t.Context(), 500*time.Millisecond)
 	defer cancel()
 	_, err = runs.Update(ctx, "a", []byte("2"), revision)

@@ -3,6 +3,7 @@ package natsq_test
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"log/slog"
@@ -138,6 +139,22 @@ func (p *process) start(t *testing.T) {
 func (p *process) url() string { return fmt.Sprintf("nats://127.0.0.1:%d", p.config.Port) }
 
 func (p *process) signal(s syscall.Signal) { _ = p.cmd.Process.Signal(s) }
+
+// freeze is done when all of the server stands still, which is a moment after the signal.
+func (p *process) freeze(t *testing.T) {
+	t.Helper()
+	p.signal(syscall.SIGSTOP)
+	for {
+		var status syscall.WaitStatus
+		_, err := syscall.Wait4(p.cmd.Process.Pid, &status, syscall.WUNTRACED, nil)
+		if errors.Is(err, syscall.EINTR) {
+			continue
+		}
+		require.NoError(t, err)
+		require.True(t, status.Stopped())
+		return
+	}
+}
 
 func (p *process) kill() {
 	if p.cmd.ProcessState != nil {

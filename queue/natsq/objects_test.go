@@ -28,7 +28,7 @@ func TestObjectsWhileAServerLags(t *testing.T) {
 			continue
 		}
 		name, text := fmt.Sprintf("o%d", round), bytes.Repeat([]byte{byte(round)}, 3<<20)
-		follower.signal(syscall.SIGSTOP)
+		follower.freeze(t)
 		err := b.Objects().Put(t.Context(), name, bytes.NewReader(text))
 		follower.signal(syscall.SIGCONT)
 		require.NoError(t, err)

@@ -58,7 +58,7 @@ func TestListWhileItsServerIsFrozen(t *testing.T) {
 		require.NoError(t, err)
 		if len(there) == 0 {
 			reader := servers.reader(t, "KV_RUN")
-			reader.signal(syscall.SIGSTOP)
+			reader.freeze(t)
 			defer reader.signal(syscall.SIGCONT)
 		}
 		there[entry.Key] = true

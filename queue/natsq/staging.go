@@ -42,10 +42,13 @@ func isStaged(store, stream string) bool {
 	return err == nil && strings.HasPrefix(target, filepath.Join(memoryDir, stagingPrefix))
 }
 
+// tmpfsMagic is TMPFS_MAGIC of linux/magic.h, which package unix has on Linux alone.
+const tmpfsMagic = 0x01021994
+
 // openStaging makes a directory in memory, and removes those that dead processes left.
 func openStaging() (*staging, error) {
 	var stat unix.Statfs_t
-	if err := unix.Statfs(memoryDir, &stat); err != nil || stat.Type != unix.TMPFS_MAGIC {
+	if err := unix.Statfs(memoryDir, &stat); err != nil || stat.Type != tmpfsMagic {
 		return nil, fmt.Errorf("%s is no tmpfs: %w", memoryDir, cmp.Or(err, errors.ErrUnsupported))
 	}
 	sweepStagings()

@@ -25,6 +25,9 @@ const cldStopped = 5
 
 // awaitEnd blocks until a child has ended, without reaping it, or, where that is asked for, was stopped.
 func awaitEnd(pid int, stops bool) (stopped bool) {
+	if !stops && awaitPidfd(pid) {
+		return false
+	}
 	options := unix.WEXITED | unix.WNOWAIT
 	if stops {
 		options |= unix.WSTOPPED
@@ -42,6 +45,30 @@ func awaitEnd(pid int, stops bool) (stopped bool) {
 			return false
 		}
 	}
+}
+
+// awaitPidfd leaves the wait to Go's poller. In waitid(2) each child would hold one of the few threads that run Go, for up to the ten
+// milliseconds after which Go's monitor looks, and the work of others would stand still beside an idle processor. False: there is no pidfd that
+// can be polled (Linux before 5.10, or a filter of system calls).
+func awaitPidfd(pid int) bool {
+	fd, err := unix.PidfdOpen(pid, unix.PIDFD_NONBLOCK)
+	if err != nil {
+		return false
+	}
+	file := os.NewFile(uintptr(fd), "pidfd")
+	defer func() { _ = file.Close() }()
+	conn, err := file.SyscallConn()
+	if err != nil {
+		return false
+	}
+	ended := false
+	err = conn.Read(func(uintptr) bool {
+		var info unix.Siginfo
+		err := unix.Waitid(unix.P_PID, pid, &info, unix.WEXITED|unix.WNOWAIT|unix.WNOHANG, nil)
+		ended = errors.Is(err, unix.ECHILD) || err == nil && info.Signo != 0
+		return ended
+	})
+	return err == nil && ended
 }
 
 // newPipe is one that no other child inherits.

@@ -129,14 +129,23 @@ type Message struct {
 	Route    string
 	Priority Priority
 	ID       string
+	// Copy is of the execution's Record when the message was published. It spares who takes the message a Get before the first
+	// compare-and-set, which fails where the copy is out of date. The zero value: none comes along.
+	Copy Copy
+}
+
+// Copy is a value of a table and its revision.
+type Copy struct {
+	Value    []byte
+	Revision uint64
 }
 
 // Work is the queue of what can be executed now. A message of an id lies in it once.
 type Work interface {
 	// Open makes a route; what is there already stays.
 	Open(ctx context.Context, route string) error
-	// Publish is done when the message is stored; one that is there already is no error. Takers and Backlog see it then, or a
-	// moment later. ErrNotFound: the route is not open.
+	// Publish is done when the message is stored; one that is there already is no error, and stays as it is. Takers and Backlog see it
+	// then, or a moment later. A long Copy may be left out. ErrNotFound: the route is not open.
 	Publish(ctx context.Context, m Message) error
 	// Waiting tells whether the message is stored and not acknowledged. Replicas of a cluster may hear of an acknowledgement a
 	// moment later; a Publish in that moment finds the message still there.

@@ -51,6 +51,12 @@ func (w *Worker) handle(ctx context.Context, d queue.Delivery, slot *seat) {
 // With an error the message is still to be given back.
 func (w *Worker) claim(ctx context.Context, d queue.Delivery) (*attempt, error) {
 	id := d.Message().ID
+	if r := copied(d); r != nil {
+		a, err := w.takeOver(ctx, d, r, d.Message().Copy.Revision)
+		if !errors.Is(err, queue.ErrConflict) {
+			return a, err
+		}
+	}
 	for {
 		entry, err := w.runs.Get(ctx, id)
 		if errors.Is(err, queue.ErrNotFound) {
@@ -83,6 +89,19 @@ func (w *Worker) claim(ctx context.Context, d queue.Delivery) (*attempt, error) 
 		}
 		return a, err
 	}
+}
+
+// copied is the record as it was when the message was published; nil where no copy came along, or the record has surely changed since.
+func copied(d queue.Delivery) *queue.Record {
+	m := d.Message()
+	if m.Copy.Revision == 0 || d.Delivered() > 1 {
+		return nil
+	}
+	r, err := readRecord(m.Copy.Value)
+	if err != nil || r.ID != m.ID || r.State != queue.Queued {
+		return nil
+	}
+	return r
 }
 
 // leave neither acknowledges a message nor gives it back: it comes again after the ack wait, by then to a worker that understands it

@@ -85,14 +85,14 @@ func (t *term) admit(ctx context.Context, r *run) error {
 	if err != nil {
 		return err
 	}
-	_, err = t.cfg.Broker.Table(queue.Runs).Update(ctx, r.id, value, revision)
+	revision, err = t.cfg.Broker.Table(queue.Runs).Update(ctx, r.id, value, revision)
 	if errors.Is(err, queue.ErrConflict) {
 		return nil // the change will be seen
 	}
 	if err != nil {
 		return err
 	}
-	return publish(ctx, t.client, &admitted) // reconcile does it again if this fails
+	return publish(ctx, t.client, &admitted, queue.Copy{Value: value, Revision: revision}) // reconcile does it again if this fails
 }
 
 // givePlaces queues executions of limited actions, as many as have a place.
@@ -308,7 +308,7 @@ func (t *term) layAgain(ctx context.Context, r *run) (laid bool, err error) {
 		return false, err
 	}
 	t.cfg.Log.Info("lay a lost message again", "execution", r.id, "state", record.State)
-	err = publish(ctx, t.client, record)
+	err = publish(ctx, t.client, record, queue.Copy{})
 	return err == nil, err
 }
 

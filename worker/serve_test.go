@@ -154,7 +154,7 @@ func (p *testPool) force(t *testing.T, req executor.Request, change func(*queue.
 	require.NoError(t, err)
 	_, err = p.broker.Table(queue.Runs).Create(t.Context(), r.ID, value)
 	require.NoError(t, err)
-	require.NoError(t, publish(t.Context(), p.client, r))
+	require.NoError(t, publish(t.Context(), p.client, r, queue.Copy{}))
 	return r.ID
 }
 
@@ -183,6 +183,47 @@ func TestPoisonEndsOnceAndHoldsNobodyUp(t *testing.T) {
 		assert.Equal(t, executor.Errored, result.Status)
 		assert.Equal(t, "request", result.Error.Kind)
 	}
+}
+
+func TestACopyThatIsOutOfDateIsNotActedUpon(t *testing.T) {
+	p := newTestPool(t, acts(nil))
+	_, stop := p.serve(nil) // offers the action
+	stop()
+	lay := func(stored, copied func(*queue.Record)) string {
+		ok, err := p.client.prepare(t.Context(), Order{Request: executor.Request{Action: "core.noop"}})
+		require.NoError(t, err)
+		first, err := encode(ok.record)
+		require.NoError(t, err)
+		revision, err := p.broker.Table(queue.Runs).Create(t.Context(), ok.record.ID, first)
+		require.NoError(t, err)
+		now, before := *ok.record, *ok.record
+		stored(&now)
+		copied(&before)
+		value, err := encode(now)
+		require.NoError(t, err)
+		_, err = p.broker.Table(queue.Runs).Update(t.Context(), now.ID, value, revision)
+		require.NoError(t, err)
+		value, err = encode(before)
+		require.NoError(t, err)
+		require.NoError(t, publish(t.Context(), p.client, &now, queue.Copy{Value: value, Revision: revision}))
+		return now.ID
+	}
+	same := func(*queue.Record) {}
+	parked := lay(func(r *queue.Record) { r.State, r.NotBefore = queue.Parked, time.Now().Add(time.Hour) }, same)
+	renewed := lay(same, same)
+	refused := lay(same, func(r *queue.Record) { r.Digest = textDigest("another") })
+	another := lay(same, func(r *queue.Record) { r.ID = uuid.NewString() })
+	newer := lay(same, func(r *queue.Record) { r.Schema = "attune.record/v9" })
+
+	p.serve(nil)
+	for _, id := range []string{renewed, refused, another, newer} {
+		r, result := p.result(id)
+		assert.Equal(t, executor.Succeeded, result.Status, result.Error)
+		assert.Equal(t, uint64(1), r.Epoch)
+	}
+	p.idle()
+	assert.Equal(t, queue.Parked, p.record(parked, func(*queue.Record) bool { return true }).State)
+	assert.Empty(t, p.audit(parked))
 }
 
 func TestCancelingWhatRuns(t *testing.T) {
@@ -360,7 +401,7 @@ func TestWhoMaySubmit(t *testing.T) {
 	require.NoError(t, err)
 	_, err = p.broker.Table(queue.Runs).Create(t.Context(), altered.ID, value)
 	require.NoError(t, err)
-	require.NoError(t, publish(t.Context(), p.client, &altered))
+	require.NoError(t, publish(t.Context(), p.client, &altered, queue.Copy{}))
 	_, result = p.result(altered.ID)
 	assert.Equal(t, "request", result.Error.Kind)
 	assert.Contains(t, result.Error.Message, "signature")

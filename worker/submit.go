@@ -207,7 +207,7 @@ func (c *Client) accept(ctx context.Context, p *prepared) (Accepted, error) {
 	if err != nil {
 		return Accepted{}, err
 	}
-	_, err = c.broker.Table(queue.Runs).Create(ctx, r.ID, value)
+	revision, err := c.broker.Table(queue.Runs).Create(ctx, r.ID, value)
 	switch {
 	case errors.Is(err, queue.ErrExists):
 		return c.existing(ctx, p)
@@ -226,7 +226,7 @@ func (c *Client) accept(ctx context.Context, p *prepared) (Accepted, error) {
 	}
 	line := c.journal.add(submitted(r), c.cfg.Now())
 	if r.State == queue.Queued {
-		_ = publish(ctx, c, r) // the scheduler does it again
+		_ = publish(ctx, c, r, queue.Copy{Value: value, Revision: revision}) // the scheduler does it again
 	}
 	if err := written(ctx, line); err != nil {
 		return Accepted{}, storing(r.ID, fmt.Errorf("audit: %w", err))
@@ -335,12 +335,12 @@ func (*Client) comparable(request json.RawMessage, delayed bool) ([]byte, error)
 	}{fields, origin})
 }
 
-// publish opens the record's route where it is new, and lays its message there.
-func publish(ctx context.Context, c *Client, r *queue.Record) error {
+// publish opens the record's route where it is new, and lays its message there, with a copy of the record or without.
+func publish(ctx context.Context, c *Client, r *queue.Record, stored queue.Copy) error {
 	if err := c.open(ctx, r.Route, r.Requirement); err != nil {
 		return err
 	}
-	m := queue.Message{Route: r.Route, Priority: r.Priority, ID: r.ID}
+	m := queue.Message{Route: r.Route, Priority: r.Priority, ID: r.ID, Copy: stored}
 	err := c.broker.Work().Publish(ctx, m)
 	if !errors.Is(err, queue.ErrNotFound) {
 		return err

@@ -97,6 +97,7 @@ func (p promotion) work(ctx context.Context) (Promoted, error) {
 		}
 		m, err := messageOf(message.Subject)
 		if err == nil {
+			m.Copy = copyOf(message.Data)
 			err = p.target.work.Publish(ctx, m)
 		}
 		if err != nil {

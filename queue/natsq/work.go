@@ -1,9 +1,11 @@
 package natsq
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
+	"strconv"
 	"strings"
 	"sync"
 	"time"
@@ -63,6 +65,27 @@ func messageOf(subject string) (queue.Message, error) {
 		return queue.Message{}, fmt.Errorf("subject %s is none of the queue's", subject)
 	}
 	return queue.Message{Route: tokens[0], Priority: priorityOf(tokens[1]), ID: tokens[2]}, nil
+}
+
+// copyMax is the size in bytes from which a copy stays out of the message: it would lie in the store twice.
+const copyMax = 4 << 10
+
+// bodyOf is a copy's revision, a line feed, and its value.
+func bodyOf(c queue.Copy) []byte {
+	if len(c.Value) == 0 || len(c.Value) > copyMax {
+		return nil
+	}
+	body := strconv.AppendUint(make([]byte, 0, len(c.Value)+20), c.Revision, 10)
+	return append(append(body, '\n'), c.Value...)
+}
+
+func copyOf(body []byte) queue.Copy {
+	number, value, _ := bytes.Cut(body, []byte("\n"))
+	revision, err := strconv.ParseUint(string(number), 10, 64)
+	if err != nil {
+		return queue.Copy{}
+	}
+	return queue.Copy{Value: value, Revision: revision}
 }
 
 // What each consumer has room for: deliveries in workers' hands, and requests of workers that wait.
@@ -139,7 +162,7 @@ func (w *work) Publish(ctx context.Context, m queue.Message) error {
 	}
 	ctx, cancel := w.broker.bounded(ctx)
 	defer cancel()
-	_, err := w.broker.store(ctx, &write{subject: subjectOf(m)})
+	_, err := w.broker.store(ctx, &write{subject: subjectOf(m), data: bodyOf(m.Copy)})
 	if err != nil && !isDuplicate(err) {
 		return writeError("publish "+m.ID, err)
 	}
@@ -257,6 +280,7 @@ func (w *work) delivery(m *nats.Msg) (*delivery, error) {
 		return nil, err
 	}
 	message, err := messageOf(m.Subject)
+	message.Copy = copyOf(m.Data)
 	return &delivery{w.broker, message, int(metadata.NumDelivered), m.Reply}, err
 }
 

@@ -1,6 +1,7 @@
 package queuetest
 
 import (
+	"bytes"
 	"context"
 	"fmt"
 	"sync"
@@ -34,8 +35,20 @@ func testPublish(t *testing.T, d Driver) {
 	require.NoError(t, got[0].Ack(ctx))
 	requireGone(t, ctx, b, m)
 
+	m.Copy = queue.Copy{Value: []byte("{\"a\": \"line\\n\"}\n\xff\x00"), Revision: 1<<63 + 7}
 	publish(t, ctx, b, m) // a retry of the same id
-	require.Equal(t, []queue.Message{m}, takeAll(t, ctx, from, []string{m.Route}, 1, 1))
+	again := m
+	again.Copy = queue.Copy{Value: []byte("another"), Revision: 8}
+	publish(t, ctx, b, again)
+	require.Equal(t, []queue.Message{m}, takeAll(t, ctx, from, []string{m.Route}, 1, 1), "the first stays as it is")
+	long := m
+	long.Copy.Value = bytes.Repeat([]byte("long"), 1<<18)
+	publish(t, ctx, b, long)
+	came := takeAll(t, ctx, from, []string{m.Route}, 1, 1)[0]
+	require.Equal(t, m.ID, came.ID)
+	if came.Copy.Revision != 0 {
+		require.Equal(t, long.Copy, came.Copy)
+	}
 
 	require.NoError(t, b.Work().Remove(ctx, m), "none is no error")
 	publish(t, ctx, b, m)
@@ -259,7 +272,7 @@ func testRedelivery(t *testing.T, d Driver) {
 	defer stop()
 	var extending sync.WaitGroup
 	for _, delivery := range deliveries {
-		if delivery.Message() == held {
+		if delivery.Message().ID == held.ID {
 			extending.Go(func() {
 				for ctx.Err() == nil {
 					if err := delivery.Extend(ctx); ctx.Err() == nil {

@@ -26,7 +26,7 @@ type laterTable struct{ queue.Table }
 // said is what a later version writes down about where it was written, in every document.
 const said = `"later":{"note":"<kept>"}`
 
-func (laterTable) with(value []byte) []byte {
+func withLater(value []byte) []byte {
 	if text := string(value); strings.HasPrefix(text, "{") && !strings.Contains(text, said) {
 		return []byte("{" + said + "," + text[1:])
 	}
@@ -34,15 +34,24 @@ func (laterTable) with(value []byte) []byte {
 }
 
 func (t laterTable) Create(ctx context.Context, key string, value []byte) (uint64, error) {
-	return t.Table.Create(ctx, key, t.with(value))
+	return t.Table.Create(ctx, key, withLater(value))
 }
 
 func (t laterTable) Update(ctx context.Context, key string, value []byte, revision uint64) (uint64, error) {
-	return t.Table.Update(ctx, key, t.with(value), revision)
+	return t.Table.Update(ctx, key, withLater(value), revision)
 }
 
 func (t laterTable) Put(ctx context.Context, key string, value []byte) (uint64, error) {
-	return t.Table.Put(ctx, key, t.with(value))
+	return t.Table.Put(ctx, key, withLater(value))
+}
+
+func (n later) Work() queue.Work { return laterWork{n.Broker.Work()} }
+
+type laterWork struct{ queue.Work }
+
+func (w laterWork) Publish(ctx context.Context, m queue.Message) error {
+	m.Copy.Value = withLater(m.Copy.Value)
+	return w.Work.Publish(ctx, m)
 }
 
 // raw is a record as it lies in the pool.

@@ -95,8 +95,18 @@ func (r *Record) UnmarshalJSON(document []byte) (err error) {
 // MarshalJSON writes Unknown as well.
 func (r Record) MarshalJSON() ([]byte, error) { return r.Document() }
 
-// Document is what is stored: MarshalJSON without an encoder around it that reads it once more.
-func (r Record) Document() ([]byte, error) { return write((*plainRecord)(&r), r.Unknown) }
+// Document is what is stored: MarshalJSON without an encoder around it that reads it once more. The result, which is a document already
+// and as large as all the rest, is not read once more either.
+func (r Record) Document() ([]byte, error) {
+	result := bytes.TrimSpace(r.Result)
+	r.Result = nil
+	document, err := write((*plainRecord)(&r), r.Unknown)
+	if err != nil || len(result) == 0 {
+		return document, err
+	}
+	document = append(document[:len(document)-1], `,"result":`...)
+	return append(append(document, result...), '}'), nil
+}
 
 // UnmarshalJSON keeps what it does not know in Unknown.
 func (s *Schedule) UnmarshalJSON(document []byte) (err error) {

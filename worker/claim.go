@@ -238,8 +238,8 @@ func (w *Worker) permit(r *queue.Record, s *queue.Submission, req *executor.Requ
 // able tells whether this worker is to run it: it could have changed since it asked for the route, and an idle one may be
 // preferred. A route that must not be served just now is left alone for a moment, so that another worker gets what goes back.
 func (w *Worker) able(ctx context.Context, r *queue.Record, d queue.Delivery, req executor.Request) bool {
-	var requirement executor.Requirement
-	if err := json.Unmarshal(r.Requirement, &requirement); err != nil {
+	requirement, err := w.routes.requirement(d.Message().Route, r.Requirement)
+	if err != nil {
 		w.log.Warn("not able to run it", "execution", r.ID, "action", r.Action, "reason", err)
 		w.routes.yield(d.Message().Route, time.Second)
 		return false

@@ -1,6 +1,7 @@
 package worker
 
 import (
+	"bytes"
 	"context"
 	"encoding/json"
 	"log/slog"
@@ -18,12 +19,18 @@ type routes struct {
 	log *slog.Logger
 
 	mu      sync.Mutex
-	known   map[string]executor.Requirement
+	known   map[string]knownRoute
 	able    executor.Capabilities
 	ready   func(executor.Requirement) bool // nil: everything is prepared
 	yielded map[string]bool                 // left to others for a moment
 	current serving
 	invalid context.CancelFunc // of current
+}
+
+// knownRoute is a route's requirement, and how it is written.
+type knownRoute struct {
+	executor.Requirement
+	text json.RawMessage
 }
 
 // serving is what is served until valid ends.
@@ -33,7 +40,7 @@ type serving struct {
 }
 
 func newRoutes(log *slog.Logger) *routes {
-	r := &routes{log: log, known: map[string]executor.Requirement{}, yielded: map[string]bool{}, ready: func(executor.Requirement) bool { return false }}
+	r := &routes{log: log, known: map[string]knownRoute{}, yielded: map[string]bool{}, ready: func(executor.Requirement) bool { return false }}
 	r.current.valid, r.invalid = context.WithCancel(context.Background())
 	return r
 }
@@ -50,9 +57,9 @@ func (r *routes) change(do func()) {
 	defer r.mu.Unlock()
 	do()
 	var served []string
-	for route, requirement := range r.known {
-		ok, _ := r.able.Satisfies(requirement)
-		if ok && !r.yielded[route] && (r.ready == nil || r.ready(requirement)) {
+	for route, known := range r.known {
+		ok, _ := r.able.Satisfies(known.Requirement)
+		if ok && !r.yielded[route] && (r.ready == nil || r.ready(known.Requirement)) {
 			served = append(served, route)
 		}
 	}
@@ -71,6 +78,18 @@ func (r *routes) capabilities() executor.Capabilities {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	return r.able
+}
+
+// requirement reads that of an execution on a route, which most often is the route's own word by word.
+func (r *routes) requirement(route string, text json.RawMessage) (requirement executor.Requirement, err error) {
+	r.mu.Lock()
+	known := r.known[route]
+	r.mu.Unlock()
+	if len(text) > 0 && bytes.Equal(known.text, text) {
+		return known.Requirement, nil
+	}
+	err = json.Unmarshal(text, &requirement)
+	return requirement, err
 }
 
 // preparing serves only what is ready.
@@ -99,7 +118,7 @@ func (r *routes) yield(route string, moment time.Duration) {
 
 // watchRoutes follows which routes there are. Those that were there from the beginning are one change.
 func (w *Worker) watchRoutes(ctx context.Context) error {
-	loading := map[string]executor.Requirement{}
+	loading := map[string]knownRoute{}
 	return w.watching(ctx, queue.Routes, func(e queue.Entry) {
 		switch e.Op {
 		case queue.Current:
@@ -111,22 +130,23 @@ func (w *Worker) watchRoutes(ctx context.Context) error {
 			w.routes.change(func() { delete(w.routes.known, e.Key) })
 			return
 		}
-		requirement, err := readRoute(e.Value)
+		route, err := readRoute(e.Value)
 		switch {
 		case err != nil:
 			w.log.Warn("route cannot be read", "route", e.Key, "error", err)
 		case loading != nil:
-			loading[e.Key] = requirement
+			loading[e.Key] = route
 		default:
-			w.routes.change(func() { w.routes.known[e.Key] = requirement })
+			w.routes.change(func() { w.routes.known[e.Key] = route })
 		}
 	})
 }
 
-func readRoute(value []byte) (r executor.Requirement, err error) {
+func readRoute(value []byte) (r knownRoute, err error) {
 	var entry queue.RouteEntry
 	if err = json.Unmarshal(value, &entry); err == nil {
-		err = json.Unmarshal(entry.Requirement, &r)
+		r.text = entry.Requirement
+		err = json.Unmarshal(entry.Requirement, &r.Requirement)
 	}
 	return r, err
 }

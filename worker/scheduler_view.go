@@ -4,8 +4,11 @@ import (
 	"bytes"
 	"container/heap"
 	"encoding/json"
+	"strings"
 	"sync"
 	"time"
+
+	"github.com/tidwall/gjson"
 
 	"github.com/attune-run/attune/executor"
 	"github.com/attune-run/attune/queue"
@@ -106,27 +109,59 @@ func (v *view) complete() bool {
 
 // glance is the part of a Record that is read at each change.
 type glance struct {
-	Schema      string          `json:"schema"`
-	State       queue.State     `json:"state"`
-	Attempt     int             `json:"attempt"`
-	Worker      string          `json:"worker"`
-	Action      string          `json:"action"`
-	Route       string          `json:"route"`
-	Priority    queue.Priority  `json:"priority"`
-	Requirement json.RawMessage `json:"requirement"`
-	NotBefore   time.Time       `json:"not_before"`
-	Limit       int             `json:"limit"`
-	Unroutable  time.Time       `json:"unroutable"`
+	Schema      string
+	State       queue.State
+	Attempt     int
+	Worker      string
+	Action      string
+	Route       string
+	Priority    queue.Priority
+	Requirement string
+	NotBefore   time.Time
+	Limit       int
+	Unroutable  time.Time
+}
+
+// readGlance takes the fields out without decoding the others, for there is a change at every turn of every execution. Of what is no
+// JSON it gives something; of a field that is of another type, too.
+func readGlance(document string) (g glance) {
+	gjson.Parse(document).ForEach(func(name, value gjson.Result) bool {
+		switch name.Str {
+		case "schema":
+			g.Schema = value.Str
+		case "state":
+			g.State = queue.State(value.Str)
+		case "attempt":
+			g.Attempt = int(value.Int())
+		case "worker":
+			g.Worker = value.Str
+		case "action":
+			g.Action = value.Str
+		case "route":
+			g.Route = value.Str
+		case "priority":
+			g.Priority = queue.Priority(value.Int())
+		case "requirement":
+			g.Requirement = value.Raw
+		case "not_before":
+			g.NotBefore = value.Time()
+		case "limit":
+			g.Limit = int(value.Int())
+		case "unroutable":
+			g.Unroutable = value.Time()
+		}
+		return true
+	})
+	return g
 }
 
 // readHead reads what stands in a Record before what is long: all of a glance that a claim or an end changes. Of a record in another order
 // it may miss something.
-func readHead(value []byte) (h glance, err error) {
+func readHead(value []byte) glance {
 	if i := bytes.Index(value, []byte(`,"submission`)); i >= 0 { // no string holds that: its quotes would be escaped
-		value = append(bytes.Clone(value[:i]), '}')
+		return readGlance(string(value[:i]) + "}")
 	}
-	err = json.Unmarshal(value, &h)
-	return h, err
+	return readGlance(string(value))
 }
 
 // seeRun takes a change of the table Runs in.
@@ -135,8 +170,11 @@ func (v *view) seeRun(entry queue.Entry) {
 		return
 	}
 	var g glance
-	if entry.Op == queue.Stored && json.Unmarshal(entry.Value, &g) != nil {
-		return // reported by whoever takes it out of the queue
+	if entry.Op == queue.Stored {
+		if !gjson.ValidBytes(entry.Value) {
+			return // reported by whoever takes it out of the queue
+		}
+		g = readGlance(string(entry.Value))
 	}
 	v.mu.Lock()
 	defer v.mu.Unlock()
@@ -164,8 +202,8 @@ func (v *view) seeProgress(entry queue.Entry) bool {
 	if entry.Op != queue.Stored {
 		return false
 	}
-	head, err := readHead(entry.Value)
-	if err != nil || head.State != queue.Running && head.State != queue.Done {
+	head := readHead(entry.Value)
+	if head.State != queue.Running && head.State != queue.Done {
 		return false
 	}
 	v.mu.Lock()
@@ -180,7 +218,7 @@ func (v *view) seeProgress(entry queue.Entry) bool {
 	v.drop(r)
 	if head.State == queue.Running {
 		next := *r // somebody may be looking at r
-		next.state, next.attempt, next.worker = head.State, head.Attempt, head.Worker
+		next.state, next.attempt, next.worker = head.State, head.Attempt, strings.Clone(head.Worker)
 		next.revision, next.written, next.waiting = entry.Revision, milliseconds(entry.At), false
 		v.runs[r.id], v.running[r.id] = &next, &next
 	}
@@ -201,7 +239,7 @@ func (v *view) drop(r *run) {
 
 func (v *view) add(entry queue.Entry, g *glance) {
 	r := &run{
-		id: entry.Key, revision: entry.Revision, state: g.State, priority: g.Priority, attempt: g.Attempt, worker: g.Worker,
+		id: entry.Key, revision: entry.Revision, state: g.State, priority: g.Priority, attempt: g.Attempt, worker: strings.Clone(g.Worker),
 		unroutable: milliseconds(g.Unroutable), written: milliseconds(entry.At), route: v.routeOf(g.Route, g.Requirement),
 	}
 	if g.Limit > 0 {
@@ -221,11 +259,11 @@ func (v *view) add(entry queue.Entry, g *glance) {
 	}
 }
 
-func (v *view) routeOf(name string, requirement json.RawMessage) *route {
+func (v *view) routeOf(name, requirement string) *route {
 	known := v.routes[name]
 	if known == nil {
-		known = &route{name: name, requirement: requirement, since: v.begun}
-		v.routes[name] = known
+		known = &route{name: strings.Clone(name), requirement: json.RawMessage(requirement), since: v.begun}
+		v.routes[known.name] = known
 		v.stranded = true
 	}
 	return known
@@ -234,8 +272,8 @@ func (v *view) routeOf(name string, requirement json.RawMessage) *route {
 func (v *view) limitOf(action string, places int) *limit {
 	known := v.limits[action]
 	if known == nil {
-		known = &limit{action: action}
-		v.limits[action] = known
+		known = &limit{action: strings.Clone(action)}
+		v.limits[known.action] = known
 	}
 	known.max = places
 	return known

@@ -87,6 +87,7 @@ type broker struct {
 	user    string
 
 	standing standing
+	space    space
 
 	streams map[string]jetstream.Stream // by name; complete before Open returns
 	tables  map[queue.TableName]*table

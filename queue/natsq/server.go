@@ -14,6 +14,7 @@ import (
 	"path/filepath"
 	"strconv"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"time"
 
@@ -296,7 +297,26 @@ func (b *broker) room() error {
 	if b.options.Store == "" {
 		return nil
 	}
-	return roomIn(b.options.Store)
+	return b.space.look(b.options.Store)
+}
+
+// space is what was found out about the room on a disk. Every write asks, and there are thousands in a second.
+type space struct {
+	mu     sync.Mutex
+	looked time.Time
+	full   error
+}
+
+// spaceAge is how long a look is good for: a disk that is filled at a GiB/s takes longer for diskReserve.
+const spaceAge = 10 * time.Millisecond
+
+func (s *space) look(store string) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if now := time.Now(); now.Sub(s.looked) >= spaceAge {
+		s.looked, s.full = now, roomIn(store)
+	}
+	return s.full
 }
 
 func roomIn(store string) error {

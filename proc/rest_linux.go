@@ -108,6 +108,13 @@ func (r *registry) look(c *child) neighbours {
 	return n
 }
 
+// strangers leaves the leaders out, which most often are all there is.
+func (r *registry) strangers(pids []int) []int {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return slices.DeleteFunc(pids, func(pid int) bool { return r.alive[pid] != nil })
+}
+
 // crowded tells whether more than one Run goes on.
 func (r *registry) crowded() bool {
 	r.mu.Lock()
@@ -163,10 +170,14 @@ func (c *child) rest() []process {
 	if !ok {
 		return c.restWithoutProc()
 	}
-	n := children.look(c)
-	own := unix.Getpgrp()
 	var rest []process
-	for _, pid := range pids {
+	var n neighbours
+	strangers := children.strangers(pids)
+	if len(strangers) > 0 {
+		n = children.look(c)
+	}
+	own := unix.Getpgrp()
+	for _, pid := range strangers {
 		if n.leaders[pid] {
 			continue
 		}

@@ -53,8 +53,32 @@ func (s *streams) openStdin(spec *Spec) (fd uintptr, err error) {
 	case *os.File:
 		return r.Fd(), nil
 	}
+	if r, ok := spec.Stdin.(interface{ Len() int }); ok && r.Len() <= pipeMin {
+		return s.filled(spec.Stdin)
+	}
 	fd, s.stdin, err = s.pipe(unix.O_RDONLY)
 	return fd, err
+}
+
+// pipeMin is the size in bytes that the smallest pipe has room for: a page, which is what a user gets who has many (pipe(7)).
+const pipeMin = 4096
+
+// filled is a pipe in which all lies that the child is to read: nothing needs to wait until it does.
+func (s *streams) filled(from io.Reader) (fd uintptr, err error) {
+	text, err := io.ReadAll(io.LimitReader(from, pipeMin))
+	if err != nil {
+		return 0, err
+	}
+	r, w, err := newPipe()
+	if err != nil {
+		return 0, err
+	}
+	s.childEnd = append(s.childEnd, r)
+	defer func() { _ = unix.Close(w) }()
+	if len(text) > 0 {
+		_, err = unix.Write(w, text)
+	}
+	return uintptr(r), os.NewSyscallError("write", err)
 }
 
 func (s *streams) openOutput(spec *Spec, w, raw io.Writer) (fd uintptr, err error) {

@@ -123,14 +123,15 @@ type glance struct {
 }
 
 // readGlance takes the fields out without decoding the others, for there is a change at every turn of every execution. Of what is no
-// JSON it gives something; of a field that is of another type, too.
+// JSON it gives something; of a field that is of another type, too. Its texts are parts of the document: what is kept of them is cloned, but
+// for the state.
 func readGlance(document string) (g glance) {
 	gjson.Parse(document).ForEach(func(name, value gjson.Result) bool {
 		switch name.Str {
 		case "schema":
 			g.Schema = value.Str
 		case "state":
-			g.State = queue.State(value.Str)
+			g.State = stateOf(value.Str)
 		case "attempt":
 			g.Attempt = int(value.Int())
 		case "worker":
@@ -153,6 +154,15 @@ func readGlance(document string) (g glance) {
 		return true
 	})
 	return g
+}
+
+func stateOf(text string) queue.State {
+	for _, known := range []queue.State{queue.Queued, queue.Parked, queue.Running, queue.Done} {
+		if text == string(known) {
+			return known
+		}
+	}
+	return queue.State(strings.Clone(text))
 }
 
 // readHead reads what stands in a Record before what is long: all of a glance that a claim or an end changes. Of a record in another order

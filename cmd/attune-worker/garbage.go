@@ -8,10 +8,13 @@ import (
 )
 
 // How much garbage there may be in a process that has the server in it, as runtime/debug.SetGCPercent counts. Little is in use while little
-// waits: then garbageMin makes collections rare, of which each execution would otherwise pay for a tenth. Of a hundred thousand executions
-// that wait a hundred MiB are in use, and the usual 100 per cent would keep as much again.
+// waits: then garbageMost makes collections rare, of which each execution would otherwise pay for a tenth. It gives way as more is in use, for
+// both together are what the process needs. Of a hundred thousand executions that wait a hundred MiB are in use, and the usual 100 per cent
+// would keep as much again.
 const (
-	garbageMin     = 24 << 20 // bytes
+	garbageMost    = 48 << 20 // bytes
+	garbageLeast   = 24 << 20
+	heapMost       = 96 << 20 // up to which garbage may be more than garbageLeast
 	garbagePercent = 30
 )
 
@@ -41,5 +44,6 @@ func tunePercent() {
 
 // percentOf is for so many bytes in use.
 func percentOf(live uint64) int {
-	return int(max(garbageMin*100/max(live, garbageMin/10), garbagePercent))
+	garbage := max(garbageLeast, min(garbageMost, heapMost-min(live, heapMost)))
+	return int(max(garbage*100/max(live, garbageMost/10), garbagePercent))
 }

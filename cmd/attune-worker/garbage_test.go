@@ -10,7 +10,7 @@ import (
 )
 
 func TestGarbageIsBounded(t *testing.T) {
-	for live, percent := range map[uint64]int{0: 1000, 4 << 20: 600, 24 << 20: 100, 48 << 20: 50, 1 << 30: 30} {
+	for live, percent := range map[uint64]int{0: 1000, 6 << 20: 800, 24 << 20: 200, 48 << 20: 100, 64 << 20: 50, 72 << 20: 33, 1 << 30: 30} {
 		assert.Equal(t, percent, percentOf(live), live)
 	}
 }

@@ -4,7 +4,8 @@
 // is package worker's. Bodies are opaque here: nothing in this package knows what an execution is.
 //
 // The truth about an execution is its Record in the table Runs, changed only by compare-and-set. The work queue merely
-// wakes workers: a message may be delivered twice, late, or for an execution that is long over, without harm.
+// wakes workers: a message may be delivered twice, late, or for an execution that is long over, without harm. What it brings along of the
+// record is a guess that compare-and-set judges.
 package queue
 
 import (

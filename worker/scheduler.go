@@ -84,8 +84,8 @@ func (s *Scheduler) serve(ctx context.Context) error {
 	group, ctx := errgroup.WithContext(ctx)
 	group.Go(func() error { return s.lease.keep(ctx) })
 	group.Go(func() error { return t.follow(ctx, queue.Runs, t.view.seeRun) })
-	group.Go(func() error { return t.follow(ctx, queue.Workers, t.view.seeWorker) })
-	group.Go(func() error { return t.follow(ctx, queue.Schedules, t.ticks.see) })
+	group.Go(func() error { return t.follow(ctx, queue.Workers, always(t.view.seeWorker)) })
+	group.Go(func() error { return t.follow(ctx, queue.Schedules, always(t.ticks.see)) })
 	group.Go(func() error { return t.loop(ctx) })
 	return group.Wait()
 }
@@ -101,13 +101,23 @@ type term struct {
 	swept time.Time     // monotonic: when what need not be looked at with every change was looked at
 }
 
-// follow lets see look at everything in a table, and at every change.
-func (t *term) follow(ctx context.Context, table queue.TableName, see func(queue.Entry)) error {
+// always says that there may be something to do.
+func always(see func(queue.Entry)) func(queue.Entry) bool {
+	return func(entry queue.Entry) bool {
+		see(entry)
+		return true
+	}
+}
+
+// follow lets see look at everything in a table, and at every change. It tells whether that may be something to act upon now.
+func (t *term) follow(ctx context.Context, table queue.TableName, see func(queue.Entry) (todo bool)) error {
 	for entry, err := range t.cfg.Broker.Table(table).Watch(ctx, "") {
 		if err != nil {
 			return err
 		}
-		see(entry)
+		if !see(entry) {
+			continue
+		}
 		select {
 		case t.wake <- struct{}{}:
 		default:
@@ -119,7 +129,7 @@ func (t *term) follow(ctx context.Context, table queue.TableName, see func(queue
 	return context.Cause(ctx)
 }
 
-// loop does what is to be done whenever something changed or time has passed.
+// loop does what is to be done whenever there is something to act upon, or time has passed.
 func (t *term) loop(ctx context.Context) error {
 	timer := time.NewTimer(0)
 	defer timer.Stop()

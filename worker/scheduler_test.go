@@ -55,7 +55,7 @@ func (p *testPool) elected(name string, changes ...func(*SchedulerConfig)) {
 	var group sync.WaitGroup
 	t := &term{Scheduler: s, view: newView(), ticks: newTimetable(), wake: make(chan struct{}, 1)}
 	group.Go(func() { _ = t.follow(ctx, queue.Runs, t.view.seeRun) })
-	group.Go(func() { _ = t.follow(ctx, queue.Workers, t.view.seeWorker) })
+	group.Go(func() { _ = t.follow(ctx, queue.Workers, always(t.view.seeWorker)) })
 	group.Go(func() { _ = t.loop(ctx) })
 	p.t.Cleanup(func() { cancel(); group.Wait() })
 }

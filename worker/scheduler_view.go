@@ -174,15 +174,15 @@ func readHead(value []byte) glance {
 	return readGlance(string(value))
 }
 
-// seeRun takes a change of the table Runs in.
-func (v *view) seeRun(entry queue.Entry) {
-	if v.seeProgress(entry) {
-		return
+// seeRun takes a change of the table Runs in. Most often there is nothing to do about it.
+func (v *view) seeRun(entry queue.Entry) (todo bool) {
+	if known, limited := v.seeProgress(entry); known {
+		return limited
 	}
 	var g glance
 	if entry.Op == queue.Stored {
 		if !gjson.ValidBytes(entry.Value) {
-			return // reported by whoever takes it out of the queue
+			return false // reported by whoever takes it out of the queue
 		}
 		g = readGlance(string(entry.Value))
 	}
@@ -190,40 +190,43 @@ func (v *view) seeRun(entry queue.Entry) {
 	defer v.mu.Unlock()
 	if entry.Op == queue.Current {
 		v.loaded[queue.Runs], v.stranded = true, true
-		return
+		return true
 	}
+	todo = g.Limit > 0 || g.State == queue.Parked
 	before := v.runs[entry.Key]
 	if before != nil {
 		if entry.Op == queue.Stored && entry.Revision <= before.revision {
-			return
+			return false
 		}
 		v.drop(before)
+		todo = todo || before.limit != nil
 	}
 	if entry.Op == queue.Stored && g.State != queue.Done && g.Schema == queue.RecordSchema {
 		v.add(entry, &g) // a newer one's are a newer scheduler's
 	} else if g.Limit > 0 {
 		v.limitOf(g.Action, g.Limit).dirty = true
 	}
+	return todo
 }
 
-// seeProgress takes in that a run which is known was claimed, or is over: of most changes nothing else needs to be read. It is false
+// seeProgress takes in that a run which is known was claimed, or is over: of most changes nothing else needs to be read. known is false
 // for any other.
-func (v *view) seeProgress(entry queue.Entry) bool {
+func (v *view) seeProgress(entry queue.Entry) (known, limited bool) {
 	if entry.Op != queue.Stored {
-		return false
+		return false, false
 	}
 	head := readHead(entry.Value)
 	if head.State != queue.Running && head.State != queue.Done {
-		return false
+		return false, false
 	}
 	v.mu.Lock()
 	defer v.mu.Unlock()
 	r := v.runs[entry.Key]
 	if r == nil {
-		return false
+		return false, false
 	}
 	if entry.Revision <= r.revision {
-		return true
+		return true, false
 	}
 	v.drop(r)
 	if head.State == queue.Running {
@@ -232,7 +235,7 @@ func (v *view) seeProgress(entry queue.Entry) bool {
 		next.revision, next.written, next.waiting = entry.Revision, milliseconds(entry.At), false
 		v.runs[r.id], v.running[r.id] = &next, &next
 	}
-	return true
+	return true, r.limit != nil
 }
 
 // drop forgets what a run was.

@@ -137,3 +137,15 @@ func acknowledged(mu *sync.Mutex, outcomes map[string]error) int {
 	}
 	return n
 }
+
+// A route is opened although who decides about it is silent for longer than one request takes.
+func TestOpeningIsAskedAgain(t *testing.T) {
+	t.Parallel()
+	server := startServer(t, serverConfig{})
+	b := open(t, natsq.Options{URL: server.url(), Timeout: 2 * time.Second})
+	defer b.Close()
+	server.freeze(t)
+	defer time.AfterFunc(3*time.Second, func() { server.signal(syscall.SIGCONT) }).Stop()
+	require.NoError(t, b.Work().Open(t.Context(), "route"))
+	require.NoError(t, b.Work().Publish(t.Context(), queue.Message{Route: "route", ID: "a"}))
+}

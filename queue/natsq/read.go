@@ -95,20 +95,29 @@ func (b *broker) readAll(ctx context.Context, stream jetstream.Stream, config je
 	}
 }
 
-// readTries is how often a server is asked for a consumer that does not answer: one of a cluster may have lost its leader.
-const readTries = 3
-
 func (b *broker) reader(ctx context.Context, stream jetstream.Stream, config jetstream.OrderedConsumerConfig) (consumer jetstream.Consumer, err error) {
 	config.InactiveThreshold = time.Minute // of one whose making was not answered, too
-	for range readTries {
-		create, cancel := b.bounded(ctx)
-		consumer, err = stream.OrderedConsumer(create, config)
+	err = b.untilAnswered(ctx, func(ctx context.Context) error {
+		consumer, err = stream.OrderedConsumer(ctx, config)
+		return err
+	})
+	return consumer, err
+}
+
+// askTries is how often a server is asked for a consumer that does not answer: a cluster may have lost who leads it.
+const askTries = 3
+
+// untilAnswered asks what may be asked twice.
+func (b *broker) untilAnswered(ctx context.Context, ask func(context.Context) error) (err error) {
+	for range askTries {
+		once, cancel := b.bounded(ctx)
+		err = ask(once)
 		cancel()
 		if err == nil || ctx.Err() != nil || !isSilence(err) {
 			break
 		}
 	}
-	return consumer, err
+	return err
 }
 
 // endCatching ends the catching up of a reader who waits for messages that do not come any more: they expired, or were replaced, before

@@ -122,11 +122,13 @@ func (w *work) Open(ctx context.Context, route string) error {
 }
 
 func (w *work) openLane(ctx context.Context, l lane) error {
-	ctx, cancel := w.broker.bounded(ctx)
-	defer cancel()
-	_, err := w.stream.CreateConsumer(ctx, jetstream.ConsumerConfig{
+	config := jetstream.ConsumerConfig{
 		Durable: l.consumer(), FilterSubject: l.subject() + "*", AckPolicy: jetstream.AckExplicitPolicy,
 		AckWait: w.broker.options.AckWait, MaxDeliver: -1, MaxAckPending: maxTaken, MaxWaiting: maxWaiting,
+	}
+	err := w.broker.untilAnswered(ctx, func(ctx context.Context) error {
+		_, err := w.stream.CreateConsumer(ctx, config)
+		return err
 	})
 	// One that is there with other settings was made with them on purpose.
 	if err == nil || errors.Is(err, jetstream.ErrConsumerExists) || hasCode(err, server.JSConsumerAlreadyExists) {

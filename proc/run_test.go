@@ -47,6 +47,18 @@ func TestLargeInputAgainstLargeOutput(t *testing.T) {
 	assert.True(t, bytes.Equal(data, out.Bytes()))
 }
 
+func TestInputOfAnySize(t *testing.T) {
+	for _, size := range []int{0, 1, pipeMin - 1, pipeMin, pipeMin + 1, 16 * pipeMin, 16*pipeMin + 1} {
+		spec := sh("cat; cat") // to its end, and no further
+		data := bytes.Repeat([]byte("x"), size)
+		out := NewSpool(int64(size) + 1)
+		spec.Stdin, spec.Stdout = bytes.NewReader(data), out
+		_, err := Run(t.Context(), spec)
+		require.NoError(t, err)
+		assert.True(t, bytes.Equal(data, out.Bytes()), size)
+	}
+}
+
 func TestChildThatIgnoresStdin(t *testing.T) {
 	spec := sh("exit 0")
 	spec.Stdin = bytes.NewReader(make([]byte, 4<<20))

@@ -39,7 +39,7 @@ type trait struct {
 
 const (
 	// spawnerIdle is how long a spawner waits for another child.
-	spawnerIdle = time.Second
+	spawnerIdle = 200 * time.Millisecond
 	// spawnerAge is when it is not used any more: its filter names attune's threads as they were when it was made.
 	spawnerAge = 10 * time.Second
 )

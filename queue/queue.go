@@ -203,7 +203,8 @@ type Logs interface {
 	Append(id string, chunk []byte) bool
 	// Flush waits until all that was appended has arrived or is lost.
 	Flush(ctx context.Context) error
-	// Read gives an execution's chunks in their order; with follow until the context ends.
+	// Read gives an execution's chunks in their order; with follow until the context ends. Without it the last may be missing while a server
+	// of a cluster catches up with the others.
 	Read(ctx context.Context, id string, follow bool) iter.Seq2[[]byte, error]
 }
 

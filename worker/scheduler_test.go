@@ -9,6 +9,7 @@ import (
 	"math/rand/v2"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -201,7 +202,7 @@ func TestWhatNobodyCanRunIsShownAndEnds(t *testing.T) {
 	assert.Equal(t, "unroutable", result.Error.Kind)
 	assert.Contains(t, result.Error.Message, "it does not have label zone=b")
 	assert.GreaterOrEqual(t, r.FinishedAt.Sub(r.SubmittedAt), timing.Unroutable)
-	assert.Equal(t, []string{"submit", "result"}, p.audit(id))
+	require.Eventually(t, func() bool { return slices.Equal([]string{"submit", "result"}, p.audit(id)) }, 20*time.Second, 10*time.Millisecond)
 	p.idle()
 
 	// Who comes before the deadline takes it.

@@ -41,6 +41,7 @@ func testPublish(t *testing.T, d Driver) {
 	again.Copy = queue.Copy{Value: []byte("another"), Revision: 8}
 	publish(t, ctx, b, again)
 	require.Equal(t, []queue.Message{m}, takeAll(t, ctx, from, []string{m.Route}, 1, 1), "the first stays as it is")
+	requireGone(t, ctx, b, m)
 	long := m
 	long.Copy.Value = bytes.Repeat([]byte("long"), 1<<18)
 	publish(t, ctx, b, long)

@@ -122,10 +122,12 @@ type glance struct {
 	Unroutable  time.Time
 }
 
-// readGlance takes the fields out without decoding the others, for there is a change at every turn of every execution. Of what is no
-// JSON it gives something; of a field that is of another type, too. Its texts are parts of the document: what is kept of them is cloned, but
-// for the state.
-func readGlance(document string) (g glance) {
+// readGlance takes the fields out without decoding the others, for there is a change at every turn of every execution. ok is false for
+// what is no JSON. Its texts are parts of the document: what is kept of them is cloned, but for the state.
+func readGlance(document string) (g glance, ok bool) {
+	if !gjson.Valid(document) {
+		return g, false
+	}
 	gjson.Parse(document).ForEach(func(name, value gjson.Result) bool {
 		switch name.Str {
 		case "schema":
@@ -153,7 +155,7 @@ func readGlance(document string) (g glance) {
 		}
 		return true
 	})
-	return g
+	return g, true
 }
 
 func stateOf(text string) queue.State {
@@ -167,7 +169,7 @@ func stateOf(text string) queue.State {
 
 // readHead reads what stands in a Record before what is long: all of a glance that a claim or an end changes. Of a record in another order
 // it may miss something.
-func readHead(value []byte) glance {
+func readHead(value []byte) (g glance, ok bool) {
 	if i := bytes.Index(value, []byte(`,"submission`)); i >= 0 { // no string holds that: its quotes would be escaped
 		return readGlance(string(value[:i]) + "}")
 	}
@@ -181,10 +183,10 @@ func (v *view) seeRun(entry queue.Entry) (todo bool) {
 	}
 	var g glance
 	if entry.Op == queue.Stored {
-		if !gjson.ValidBytes(entry.Value) {
+		var ok bool
+		if g, ok = readGlance(string(entry.Value)); !ok {
 			return false // reported by whoever takes it out of the queue
 		}
-		g = readGlance(string(entry.Value))
 	}
 	v.mu.Lock()
 	defer v.mu.Unlock()
@@ -215,8 +217,8 @@ func (v *view) seeProgress(entry queue.Entry) (known, limited bool) {
 	if entry.Op != queue.Stored {
 		return false, false
 	}
-	head := readHead(entry.Value)
-	if head.State != queue.Running && head.State != queue.Done {
+	head, ok := readHead(entry.Value)
+	if !ok || head.State != queue.Running && head.State != queue.Done {
 		return false, false
 	}
 	v.mu.Lock()

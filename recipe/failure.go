@@ -46,14 +46,15 @@ func (e *TimeoutError) Class() envcache.Class { return envcache.Transient }
 
 // Installers do not tell by their exit codes what went wrong, so their last words are read. What is not recognized is
 // permanent: the same manifest fails the same way. The expressions are compiled by the first failure: a start pays for none.
-// cpanm says the same of a module that is not there and of a mirror that is not.
+// cpanm says the same of a module that is not there and of a mirror that is not, and bundler calls it bad credentials when
+// nobody answers at an address with 401 or 403 among its digits.
 var (
 	machineTrouble = lazily(`(?i)no space left on device|disk quota exceeded|cannot allocate memory|MemoryError|` +
 		`\b(?:ENOSPC|EDQUOT|ENOMEM|EMFILE|EROFS)\b|` +
 		`JavaScript heap out of memory|java\.lang\.OutOfMemoryError|insufficient memory for the Java|std::bad_alloc|signal: killed|too many open files|read-only file system`)
 	networkTrouble = lazily(`(?i)name resolution|could not resolve (?:host|proxy)|name or service not known|nodename nor servname|no such host|unknown ?host|dns error|` +
 		`\b(?:EAI_AGAIN|ENOTFOUND|ETIMEDOUT|ESOCKETTIMEDOUT|ECONNREFUSED|ECONNRESET|EPIPE|ENETUNREACH|EHOSTUNREACH)\b|` +
-		`timed? ?out|connection (?:refused|reset|aborted|error|broken)|socket hang up|unexpected EOF|authentication failed|authorization failed|` +
+		`timed? ?out|connection (?:refused|reset|aborted|error|broken)|socket hang up|unexpected EOF|authentication failed|authorization failed|bad username or password|authentication is required|` +
 		`network is unreachable|no route to host|tls handshake|remote end closed|IncompleteRead|` +
 		`could not reach host|could(?:n't| not) connect|timeout was reached|Finding .* on (?:cpanmetadb|mirror https?://\S+) failed|opening compressed index|` +
 		`newconnectionerror|max retries exceeded|failed to fetch|error sending request|` +

@@ -286,6 +286,17 @@ func TestRubyMirrorCredentialsAndDownloads(t *testing.T) {
 	assert.ErrorContains(t, err, "nowhere")
 	assertClass(t, envcache.Permanent, err)
 
+	stranger := in
+	stranger.Downloads = t.TempDir()
+	for _, login := range []string{"BUNDLE_127__0__0__2: \"reader:wrong\"\n", ""} {
+		others := strings.Replace(settings, "BUNDLE_127__0__0__2: \"reader:hunter2\"\n", login, 1)
+		require.NoError(t, os.WriteFile(filepath.Join(home, ".bundle/config"), []byte(others), 0o600))
+		err = gemError(t, stranger)
+		assert.ErrorContains(t, err, "127.0.0.2")
+		assertClass(t, envcache.Transient, err) // as with any installer: whoever gives out logins can mend it
+	}
+	require.NoError(t, os.WriteFile(filepath.Join(home, ".bundle/config"), []byte(settings), 0o600))
+
 	server.Close()
 	assertClass(t, envcache.Transient, gemError(t, in))
 	for _, network := range []Network{Offline, PreferOffline} {
@@ -339,12 +350,13 @@ func TestRealWordsOfTrouble(t *testing.T) {
 	for said, want := range map[string]envcache.Class{
 		"Could not reach host nosuch.invalid. Check your network connection and try\nagain.":                                                         envcache.Transient,
 		"Could not fetch specs from http://127.0.0.1:1/ due to underlying error\n<Errno::ECONNREFUSED: Failed to open TCP connection to 127.0.0.1:1": envcache.Transient,
+		"Bad username or password for http://reader@127.0.0.2:40321/.\nPlease double-check your credentials and correct them.":                       envcache.Transient,
 		"! Finding Foo::Bar (0) on mirror http://127.0.0.1:1 failed.\n! Couldn't find module or a distribution Foo::Bar":                             envcache.Transient,
 		"! Finding Foo::Nope (0) on mirror file:///srv/mirror failed.\n! Couldn't find module or a distribution Foo::Nope":                           envcache.Permanent,
 		"URL 'http://127.0.0.1:1/x.tar.gz': status was 'Couldn't connect to server'":                                                                 envcache.Transient,
 		"[!] There was an error parsing `Gemfile`: unterminated string meets end of file":                                                            envcache.Permanent,
 		"Could not find gem 'nosuch' in rubygems repository http://127.0.0.1:18777/ or\ninstalled locally.":                                          envcache.Permanent,
-		"Errno::ENOSPC: No space left on device":                                                                                                     envcache.Passing,
+		"Errno::ENOSPC: No space left on device": envcache.Passing,
 	} {
 		assertClass(t, want, toolFailure("tool", proc.Exit{Code: 1}, []byte(said)))
 	}

@@ -85,9 +85,9 @@ type Table interface {
 	Put(ctx context.Context, key string, value []byte) (uint64, error)
 	// Delete removes the value; a revision of 0 means whichever there is. ErrConflict; no error where there is none.
 	Delete(ctx context.Context, key string, revision uint64) error
-	// List gives what there is now, in the order of the last change, and never holds all of it in memory. A prefix is whole
-	// tokens; an empty one means everything. What changes meanwhile may be given twice, the later value last. An error ends it. While a
-	// server of a cluster catches up with the others, it may be the one that is asked: Get says what is true.
+	// List gives what there is now, in the order of the last change, and never holds all of it in memory. It sees every write that was
+	// acknowledged before it. A prefix is whole tokens; an empty one means everything. What changes meanwhile, or did just before, may
+	// be given twice, the later value last, and what was deleted once more. An error ends it.
 	List(ctx context.Context, prefix string) iter.Seq2[Entry, error]
 	// Watch gives what there is now, then an Entry with Op Current, then changes until the context ends (no error then): at least
 	// the last one of each key, which is all that is given of changes that a later one overtakes. Those that came while the broker
@@ -203,8 +203,7 @@ type Logs interface {
 	Append(id string, chunk []byte) bool
 	// Flush waits until all that was appended has arrived or is lost.
 	Flush(ctx context.Context) error
-	// Read gives an execution's chunks in their order; with follow until the context ends. Without it the last may be missing while a server
-	// of a cluster catches up with the others.
+	// Read gives an execution's chunks in their order; all that arrived before; with follow until the context ends.
 	Read(ctx context.Context, id string, follow bool) iter.Seq2[[]byte, error]
 }
 

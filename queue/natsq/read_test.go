@@ -10,6 +10,7 @@ import (
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
 	"github.com/stretchr/testify/require"
+	"golang.org/x/sync/errgroup"
 
 	"github.com/attune-run/attune/queue"
 	"github.com/attune-run/attune/queue/natsq"
@@ -64,6 +65,50 @@ func TestListWhileItsServerIsFrozen(t *testing.T) {
 		there[entry.Key] = true
 	}
 	require.Len(t, there, n)
+}
+
+// TestReadsWhileAServerLags writes while one of three servers is frozen, and reads at once when that one is back.
+func TestReadsWhileAServerLags(t *testing.T) {
+	t.Parallel()
+	servers := startCluster(t)
+	open(t, natsq.Options{URL: servers.url()}).Close()
+	leader := servers.leader(t, "LOG")
+	b := open(t, natsq.Options{URL: leader.url()})
+	defer b.Close()
+	const n = 100
+	chunk := make([]byte, queue.ChunkMax/2)
+	for round := range 9 {
+		follower := servers[round%3]
+		if follower == leader {
+			continue
+		}
+		id := fmt.Sprintf("e%d", round)
+		follower.freeze(t)
+		for range n {
+			require.Eventually(t, func() bool { return b.Logs().Append(id, chunk) }, 30*time.Second, time.Millisecond)
+		}
+		err := b.Logs().Flush(t.Context())
+		follower.signal(syscall.SIGCONT)
+		require.NoError(t, err)
+		var readers errgroup.Group
+		for range 10 { // all of it is less than a server holds back for one connection
+			readers.Go(func() error {
+				there := 0
+				for _, err := range b.Logs().Read(t.Context(), id, false) {
+					if err != nil {
+						return err
+					}
+					there++
+				}
+				if there != n {
+					return fmt.Errorf("%d of %d", there, n)
+				}
+				return nil
+			})
+			time.Sleep(time.Millisecond) // the server catches up within these
+		}
+		require.NoError(t, readers.Wait(), id)
+	}
 }
 
 // reader is the server of the only consumer of a stream.

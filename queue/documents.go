@@ -155,6 +155,8 @@ type Schedule struct {
 	CreatedAt time.Time  `json:"created_at"`
 	// LastTick is the last tick that was submitted or skipped.
 	LastTick time.Time `json:"last_tick,omitzero"`
+	// Refused is why the last tick was not submitted; empty when it was, or is skipped.
+	Refused string `json:"refused,omitempty"`
 
 	Unknown Unknown `json:"-"`
 }

@@ -457,6 +457,31 @@ func TestTicksWithAnotherClock(t *testing.T) {
 	assert.ElementsMatch(t, []string{"2026-03-29T01:30:00Z", "2026-10-25T00:30:00Z"}, ticks)
 }
 
+func TestARefusedTickShows(t *testing.T) {
+	broker := embeddedBroker(t)
+	client := offeringClient(t, broker)
+	_, err := client.AddSchedule(t.Context(), NewSchedule{Name: "beat", Cron: "@every 1s", Request: executor.Request{Action: "t.echo"}}, false)
+	require.NoError(t, err)
+	pool := &testPool{t: t, broker: broker}
+	_, err = client.RemovePack(t.Context(), "t", true)
+	require.NoError(t, err)
+	s := NewScheduler(SchedulerConfig{Broker: broker, Worker: "w", Instance: "i", Timing: quick})
+	ctx, cancel := context.WithCancel(t.Context())
+	done := make(chan struct{})
+	go func() { defer close(done); s.Run(ctx) }()
+	defer func() { cancel(); <-done }()
+	trouble := func() string {
+		all, err := client.Schedules(t.Context())
+		require.NoError(t, err)
+		return all[0].Trouble()
+	}
+	require.Eventually(t, func() bool { return trouble() != "" }, 20*time.Second, 10*time.Millisecond)
+	assert.Contains(t, trouble(), "t.echo")
+	assert.Empty(t, pool.ticksOf("beat"))
+	offeringClient(t, broker)
+	require.Eventually(t, func() bool { return trouble() == "" && len(pool.ticksOf("beat")) > 0 }, 20*time.Second, 10*time.Millisecond)
+}
+
 // A submitter, a scheduler and a worker whose clocks differ by hours: a delay is a delay, and what waits for a worker waits as long.
 func TestClocksThatDiffer(t *testing.T) {
 	t.Parallel()

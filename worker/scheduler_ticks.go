@@ -104,7 +104,7 @@ func (t *term) submitTicks(ctx context.Context) error {
 	var failed error
 	for _, s := range t.ticks.ahead(t.cfg.Now()) { // ticks that come a second time have the same ids
 		t.cfg.Log.Warn("the clock was put back: ticks count from now on", "schedule", s.text.Name, "last", s.last())
-		if err := t.stand(ctx, s, t.cfg.Now().UTC()); err != nil {
+		if err := t.stand(ctx, s, t.cfg.Now().UTC(), s.Refused); err != nil {
 			failed = fmt.Errorf("schedule %s: %w", s.text.Name, err)
 		}
 	}
@@ -121,9 +121,12 @@ func (t *term) submitTicks(ctx context.Context) error {
 
 func (t *term) submitTicksOf(ctx context.Context, s *timed) error {
 	ticks, passed := s.plan.due(s.last(), t.cfg.Now(), tickTolerance)
+	refused := ""
 	for _, at := range ticks {
 		err := t.submitTick(ctx, s, at)
+		refused = ""
 		if refusal(err) { // it will be refused the next time as well
+			refused = err.Error()
 			t.cfg.Log.Error("a tick was refused", "schedule", s.text.Name, "tick", at, "error", err)
 			err = t.client.audit(ctx, queue.AuditLine{What: "schedule.refused", ID: tickID(s.text.Name, at), Detail: s.text.Name + ": " + err.Error()})
 		}
@@ -131,13 +134,13 @@ func (t *term) submitTicksOf(ctx context.Context, s *timed) error {
 			return err
 		}
 	}
-	return t.stand(ctx, s, passed)
+	return t.stand(ctx, s, passed, refused)
 }
 
-// stand notes the tick behind which a schedule goes on.
-func (t *term) stand(ctx context.Context, s *timed, last time.Time) error {
+// stand notes the tick behind which a schedule goes on, and why that one was refused.
+func (t *term) stand(ctx context.Context, s *timed, last time.Time, refused string) error {
 	next := s.Schedule
-	next.LastTick = last
+	next.LastTick, next.Refused = last, refused
 	value, err := encode(next)
 	if err != nil {
 		return err

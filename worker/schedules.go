@@ -23,7 +23,16 @@ type NewSchedule struct {
 type ScheduleStatus struct {
 	queue.Schedule
 	queue.ScheduleText
-	Next time.Time // zero when it never comes
+	broken error
+	Next   time.Time // zero when it never comes
+}
+
+// Trouble is why the schedule submits nothing: its last tick was refused, or it cannot be read. Empty when it does.
+func (s ScheduleStatus) Trouble() string {
+	if s.broken != nil {
+		return s.broken.Error()
+	}
+	return s.Refused
 }
 
 // AddSchedule checks a schedule and stores it; replace puts it over one of its name, from now on. A signed one is pinned to the version of
@@ -62,7 +71,7 @@ func (c *Client) AddSchedule(ctx context.Context, n NewSchedule, replace bool) (
 		return ScheduleStatus{}, err
 	}
 	line := queue.AuditLine{What: "schedule.add", Action: req.Action, Digest: textDigest(s.Text), Detail: n.Name + ": " + n.Cron}
-	return ScheduleStatus{s, text, plan.next(now)}, c.audit(ctx, line)
+	return ScheduleStatus{Schedule: s, ScheduleText: text, Next: plan.next(now)}, c.audit(ctx, line)
 }
 
 func (c *Client) storeSchedule(ctx context.Context, name string, s queue.Schedule, replace bool) error {
@@ -109,7 +118,7 @@ func (c *Client) Schedules(ctx context.Context) ([]ScheduleStatus, error) {
 		if s.broken != nil {
 			s.text.Name = cmp.Or(s.text.Name, entry.Key)
 		}
-		all = append(all, ScheduleStatus{s.Schedule, s.text, s.next})
+		all = append(all, ScheduleStatus{s.Schedule, s.text, s.broken, s.next})
 	}
 	slices.SortFunc(all, func(a, b ScheduleStatus) int { return cmp.Compare(a.Name, b.Name) })
 	return all, nil
@@ -124,8 +133,9 @@ func (s ScheduleStatus) MarshalJSON() ([]byte, error) {
 		CreatedAt time.Time `json:"created_at"`
 		LastTick  time.Time `json:"last_tick,omitzero"`
 		Next      time.Time `json:"next,omitzero"`
+		Trouble   string    `json:"trouble,omitempty"`
 	}
-	return json.Marshal(standing{s.ScheduleText, s.Signature != nil, s.CreatedBy, s.CreatedAt, s.LastTick, s.Next})
+	return json.Marshal(standing{s.ScheduleText, s.Signature != nil, s.CreatedBy, s.CreatedAt, s.LastTick, s.Next, s.Trouble()})
 }
 
 // Action is what the schedule submits, as results call it.

@@ -205,7 +205,15 @@ func (c *scheduleListCmd) Run(a *app) error {
 		if err != nil {
 			return err
 		}
-		return c.Show(a.std.out, show.OrEmpty(all), scheduleHeader, scheduleRows(all))
+		if err := c.Show(a.std.out, show.OrEmpty(all), scheduleHeader, scheduleRows(all)); err != nil || c.Output == "json" {
+			return err
+		}
+		for _, s := range all {
+			if trouble := s.Trouble(); trouble != "" {
+				a.say("%s submits nothing: %s", s.Name, trouble)
+			}
+		}
+		return nil
 	})
 }
 

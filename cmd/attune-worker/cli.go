@@ -93,6 +93,11 @@ func (a *app) config() (config.Config, error) {
 	return config.Load(config.Flags{Packs: a.cli.Packs, Cache: a.cli.Cache}, config.Defaults{}, os.Environ())
 }
 
+// say tells a person something beside a command's output.
+func (a *app) say(format string, args ...any) {
+	_, _ = fmt.Fprintf(a.std.err, a.name+": "+format+"\n", args...)
+}
+
 type versionCmd struct{}
 
 // Run shows the version.

@@ -93,7 +93,6 @@ func (c *logsCmd) Run(a *app) error {
 		if _, err := client.Record(a.ctx, c.id()); err != nil {
 			return err
 		}
-		say := func(format string, args ...any) { _, _ = fmt.Fprintf(a.std.err, a.name+": "+format+"\n", args...) }
 		err := showLogs(a.ctx, client, c.id(), c.Follow, func(chunk queue.LogChunk) error {
 			out := a.std.out
 			if chunk.Stream == "stderr" {
@@ -101,7 +100,7 @@ func (c *logsCmd) Run(a *app) error {
 			}
 			_, err := out.Write(chunk.Data)
 			return err
-		}, say)
+		}, a.say)
 		if errors.Is(err, syscall.EPIPE) {
 			return nil
 		}

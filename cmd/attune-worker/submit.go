@@ -197,7 +197,7 @@ type follower struct {
 // say tells a person who waits something.
 func (f *follower) say(format string, args ...any) {
 	if !f.quiet {
-		_, _ = fmt.Fprintf(f.app.std.err, f.app.name+": "+format+"\n", args...)
+		f.app.say(format, args...)
 	}
 }
 

@@ -8,6 +8,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/nats-io/nats-server/v2/server"
 	"github.com/nats-io/nats.go/jetstream"
 
 	"github.com/attune-run/attune/queue"
@@ -193,16 +194,18 @@ func (b *broker) reader(ctx context.Context, stream jetstream.Stream, config jet
 	return consumer, err
 }
 
-// askTries is how often a server is asked for a consumer that does not answer: a cluster may have lost who leads it.
-const askTries = 3
-
-// untilAnswered asks what may be asked twice.
+// untilAnswered asks what may be asked twice: a cluster may have lost who leads it. It asks four times within three timeouts, first soon,
+// for an election takes seconds.
 func (b *broker) untilAnswered(ctx context.Context, ask func(context.Context) error) (err error) {
-	for range askTries {
-		once, cancel := b.bounded(ctx)
+	for wait, left := b.options.Timeout/5, 3*b.options.Timeout; left > 0; wait, left = 2*wait, left-wait {
+		once, cancel := context.WithTimeout(ctx, wait)
 		err = ask(once)
+		leaderless := hasCode(err, server.JSClusterNotAvailErr)
+		if leaderless {
+			<-once.Done()
+		}
 		cancel()
-		if err == nil || ctx.Err() != nil || !isSilence(err) {
+		if err == nil || ctx.Err() != nil || !isSilence(err) && !leaderless {
 			break
 		}
 	}

@@ -111,6 +111,34 @@ func TestReadsWhileAServerLags(t *testing.T) {
 	}
 }
 
+// TestReadsWhileNobodyLeads kills the leader of what is read.
+func TestReadsWhileNobodyLeads(t *testing.T) {
+	t.Parallel()
+	servers := startCluster(t)
+	open(t, natsq.Options{URL: servers.url()}).Close()
+	leader := servers.leader(t, "KV_RUN")
+	var others cluster
+	for _, p := range servers {
+		if p != leader {
+			others = append(others, p)
+		}
+	}
+	b := open(t, natsq.Options{URL: others.url()})
+	defer b.Close()
+	const n = 50
+	for i := range n {
+		_, err := b.Table(queue.Runs).Put(t.Context(), fmt.Sprintf("k%d", i), []byte("{}"))
+		require.NoError(t, err)
+	}
+	leader.kill()
+	there := 0
+	for _, err := range b.Table(queue.Runs).List(t.Context(), "") {
+		require.NoError(t, err)
+		there++
+	}
+	require.Equal(t, n, there)
+}
+
 // reader is the server of the only consumer of a stream.
 func (c cluster) reader(t *testing.T, stream string) *process {
 	t.Helper()

@@ -96,21 +96,20 @@ func TestLeaderKilled(t *testing.T) {
 		}
 	}
 	there := map[string]bool{}
-	require.Eventually(t, func() bool { // a list may come of a server that is not up with the others yet
+	require.Eventually(t, func() bool {
 		clear(there)
 		for entry, err := range b.Table(queue.Runs).List(t.Context(), "") {
 			if err != nil {
+				require.ErrorIs(t, err, queue.ErrUnavailable)
 				return false
 			}
 			there[entry.Key] = true
 		}
-		for id, err := range outcomes {
-			if err == nil && !there[id] {
-				return false
-			}
-		}
 		return true
-	}, 30*time.Second, 100*time.Millisecond)
+	}, 60*time.Second, 100*time.Millisecond)
+	for id, err := range outcomes {
+		require.True(t, err != nil || there[id], "%s was acknowledged", id)
+	}
 	uncertain := 0
 	for id, err := range outcomes {
 		switch {

@@ -194,10 +194,11 @@ func (b *broker) reader(ctx context.Context, stream jetstream.Stream, config jet
 	return consumer, err
 }
 
-// untilAnswered asks what may be asked twice: a cluster may have lost who leads it. It asks four times within three timeouts, first soon,
-// for an election takes seconds.
+// untilAnswered asks what may be asked twice. A cluster that has lost who leads it never answers, and elects another within ten seconds or
+// so: it is asked again and again, for four timeouts, and each time a little longer, because a server may only be slow.
 func (b *broker) untilAnswered(ctx context.Context, ask func(context.Context) error) (err error) {
-	for wait, left := b.options.Timeout/5, 3*b.options.Timeout; left > 0; wait, left = 2*wait, left-wait {
+	step := b.options.Timeout / 5
+	for wait, left := step, 4*b.options.Timeout; left > 0; wait, left = min(wait+step, 3*step), left-wait {
 		once, cancel := context.WithTimeout(ctx, wait)
 		err = ask(once)
 		leaderless := hasCode(err, server.JSClusterNotAvailErr)

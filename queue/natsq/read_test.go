@@ -117,13 +117,7 @@ func TestReadsWhileNobodyLeads(t *testing.T) {
 	servers := startCluster(t)
 	open(t, natsq.Options{URL: servers.url()}).Close()
 	leader := servers.leader(t, "KV_RUN")
-	var others cluster
-	for _, p := range servers {
-		if p != leader {
-			others = append(others, p)
-		}
-	}
-	b := open(t, natsq.Options{URL: others.url()})
+	b := open(t, natsq.Options{URL: servers.without(leader).url()})
 	defer b.Close()
 	const n = 50
 	for i := range n {
@@ -131,12 +125,28 @@ func TestReadsWhileNobodyLeads(t *testing.T) {
 		require.NoError(t, err)
 	}
 	leader.kill()
+	_, err := b.Table(queue.Runs).Get(t.Context(), "k1")
+	require.NoError(t, err)
+	leader.start(t)
+	leader = servers.leader(t, "KV_RUN")
+	b = open(t, natsq.Options{URL: servers.without(leader).url()})
+	defer b.Close()
+	leader.kill()
 	there := 0
 	for _, err := range b.Table(queue.Runs).List(t.Context(), "") {
 		require.NoError(t, err)
 		there++
 	}
 	require.Equal(t, n, there)
+}
+
+func (c cluster) without(one *process) (others cluster) {
+	for _, p := range c {
+		if p != one {
+			others = append(others, p)
+		}
+	}
+	return others
 }
 
 // reader is the server of the only consumer of a stream.

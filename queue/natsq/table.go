@@ -41,9 +41,11 @@ func (t *table) last(ctx context.Context, key string) (queue.Entry, error) {
 	if err := t.broker.online(ctx); err != nil {
 		return queue.Entry{}, err
 	}
-	ctx, cancel := t.broker.bounded(ctx)
-	defer cancel()
-	raw, err := t.stream.GetLastMsgForSubject(ctx, t.subject+key)
+	var raw *jetstream.RawStreamMsg
+	err := t.broker.untilAnswered(ctx, func(ctx context.Context) (err error) {
+		raw, err = t.stream.GetLastMsgForSubject(ctx, t.subject+key)
+		return err
+	})
 	if err != nil {
 		return queue.Entry{}, readError("read", err)
 	}

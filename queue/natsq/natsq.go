@@ -133,7 +133,7 @@ func (b *broker) reach(ctx context.Context) (err error) {
 	if b.server != nil {
 		b.server.mend(b.reconnected)
 	}
-	if b.js, err = jetstream.New(b.nc, jetstream.WithDefaultTimeout(b.options.Timeout)); err != nil {
+	if b.js, err = jetstream.New(b.nc, jetstream.WithDefaultTimeout(b.options.Timeout), jetstream.WithPublishAsyncTimeout(b.options.Timeout)); err != nil {
 		return err
 	}
 	b.user = b.askUser(ctx)

@@ -2,8 +2,10 @@ package natsq_test
 
 import (
 	"bytes"
+	"crypto/sha256"
 	"fmt"
 	"io"
+	"math/rand/v2"
 	"syscall"
 	"testing"
 	"time"
@@ -13,6 +15,50 @@ import (
 
 	"github.com/attune-run/attune/queue/natsq"
 )
+
+// TestObjectsAreReadAtAnyPace has a reader, and then the server, pause for longer than a request may take.
+func TestObjectsAreReadAtAnyPace(t *testing.T) {
+	t.Parallel()
+	server := startServer(t, serverConfig{})
+	b := open(t, natsq.Options{URL: server.url(), Timeout: time.Second})
+	defer b.Close()
+	text := bytes.Repeat([]byte("0123456789abcdef"), 1<<20)
+	require.NoError(t, b.Objects().Put(t.Context(), "o", bytes.NewReader(text)))
+	r, err := b.Objects().Get(t.Context(), "o")
+	require.NoError(t, err)
+	defer func() { _ = r.Close() }()
+	got := make([]byte, len(text))
+	_, err = io.ReadFull(r, got[:1])
+	require.NoError(t, err)
+	time.Sleep(1500 * time.Millisecond)
+	_, err = io.ReadFull(r, got[1:1<<20])
+	require.NoError(t, err)
+	server.freeze(t)
+	defer time.AfterFunc(2500*time.Millisecond, func() { server.signal(syscall.SIGCONT) }).Stop()
+	_, err = io.ReadFull(r, got[1<<20:])
+	require.NoError(t, err)
+	require.True(t, bytes.Equal(text, got))
+	_, err = r.Read(got)
+	require.ErrorIs(t, err, io.EOF)
+}
+
+// TestObjectsMayBeLargerThanAServersQueue stores one faster than a server can, which drops what is beyond 128 MiB.
+func TestObjectsMayBeLargerThanAServersQueue(t *testing.T) {
+	b := open(t, natsq.Options{Store: t.TempDir()})
+	defer b.Close()
+	const size = 160 << 20
+	text := func() io.Reader { return io.LimitReader(rand.NewChaCha8([32]byte{}), size) }
+	require.NoError(t, b.Objects().Put(t.Context(), "o", text()))
+	r, err := b.Objects().Get(t.Context(), "o")
+	require.NoError(t, err)
+	defer func() { _ = r.Close() }()
+	want, got := sha256.New(), sha256.New()
+	_, err = io.Copy(want, text())
+	require.NoError(t, err)
+	_, err = io.Copy(got, r)
+	require.NoError(t, err)
+	require.Equal(t, want.Sum(nil), got.Sum(nil))
+}
 
 // TestObjectsWhileAServerLags reads what was stored while one of three servers was frozen, at once when that one is back.
 func TestObjectsWhileAServerLags(t *testing.T) {

@@ -1,6 +1,7 @@
 package natsq
 
 import (
+	"cmp"
 	"context"
 	"crypto/sha256"
 	"encoding/base64"
@@ -96,23 +97,27 @@ func (o objects) put(ctx context.Context, store jetstream.ObjectStore, name stri
 	return nil
 }
 
-// putPieces stores what the reader gives, and notes size and digest.
-func (o objects) putPieces(ctx context.Context, info *jetstream.ObjectInfo, r io.Reader) error {
+// putPieces stores what the reader gives, and notes size and digest. It is done when all that it sent has an answer.
+func (o objects) putPieces(ctx context.Context, info *jetstream.ObjectInfo, r io.Reader) (err error) {
 	digest, piece := sha256.New(), make([]byte, objectPiece)
 	var sent []jetstream.PubAckFuture
-	defer func() { // what arrives after a purge stays
-		for _, future := range sent {
-			_ = arrived(ctx, future)
+	arrive := func() error {
+		first := sent[0]
+		sent = sent[1:]
+		return answer(ctx, first)
+	}
+	defer func() {
+		for len(sent) > 0 {
+			err = cmp.Or(err, arrive())
 		}
 	}()
 	for {
-		n, err := io.ReadFull(r, piece)
+		n, readErr := io.ReadFull(r, piece)
 		if n > 0 {
 			if len(sent) == objectAhead {
-				if err := arrived(ctx, sent[0]); err != nil {
+				if err := arrive(); err != nil {
 					return err
 				}
-				sent = sent[1:]
 			}
 			// One that were sent again would come behind those after it.
 			future, err := o.broker.js.PublishAsync(pieces(info), piece[:n], jetstream.WithRetryAttempts(0), jetstream.WithStallWait(o.broker.options.Timeout))
@@ -125,27 +130,25 @@ func (o objects) putPieces(ctx context.Context, info *jetstream.ObjectInfo, r io
 			info.Chunks++
 		}
 		switch {
-		case errors.Is(err, io.EOF), errors.Is(err, io.ErrUnexpectedEOF):
+		case errors.Is(readErr, io.EOF), errors.Is(readErr, io.ErrUnexpectedEOF):
 			info.Digest = jetstream.GetObjectDigestValue(digest)
-			return arrived(ctx, sent...)
-		case err != nil:
-			return err
+			return nil
+		case readErr != nil:
+			return readErr
 		}
 	}
 }
 
-// arrived waits for the answers to what was sent.
-func arrived(ctx context.Context, sent ...jetstream.PubAckFuture) error {
-	for _, future := range sent {
-		select {
-		case <-future.Ok():
-		case err := <-future.Err():
-			return err
-		case <-ctx.Done():
-			return ctx.Err()
-		}
+// answer waits for the one to a message that was sent; it can be had once.
+func answer(ctx context.Context, sent jetstream.PubAckFuture) error {
+	select {
+	case <-sent.Ok():
+		return nil
+	case err := <-sent.Err():
+		return err
+	case <-ctx.Done():
+		return ctx.Err()
 	}
-	return ctx.Err()
 }
 
 // pieces is the subject of an object's pieces.

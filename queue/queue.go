@@ -203,7 +203,7 @@ type Logs interface {
 	Append(id string, chunk []byte) bool
 	// Flush waits until all that was appended has arrived or is lost.
 	Flush(ctx context.Context) error
-	// Read gives an execution's chunks in their order; all that arrived before; with follow until the context ends.
+	// Read gives an execution's chunks in their order, all that arrived before; with follow it goes on until the context ends.
 	Read(ctx context.Context, id string, follow bool) iter.Seq2[[]byte, error]
 }
 

@@ -121,10 +121,10 @@ func (t *term) submitTicks(ctx context.Context) error {
 
 func (t *term) submitTicksOf(ctx context.Context, s *timed) error {
 	ticks, passed := s.plan.due(s.last(), t.cfg.Now(), tickTolerance)
-	refused := ""
+	var refused string // the last one
 	for _, at := range ticks {
-		err := t.submitTick(ctx, s, at)
 		refused = ""
+		err := t.submitTick(ctx, s, at)
 		if refusal(err) { // it will be refused the next time as well
 			refused = err.Error()
 			t.cfg.Log.Error("a tick was refused", "schedule", s.text.Name, "tick", at, "error", err)

@@ -13,6 +13,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/nats-io/nats-server/v2/server"
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
 
@@ -321,6 +322,25 @@ func (b *broker) writable(ctx context.Context) error {
 // bounded gives one request its time. The answer to one may be lost for good, however long its context lasts.
 func (b *broker) bounded(ctx context.Context) (context.Context, context.CancelFunc) {
 	return context.WithTimeout(ctx, b.options.Timeout)
+}
+
+// untilAnswered asks what may be asked twice. A cluster that has lost who leads it never answers, and elects another within ten seconds or
+// so: it is asked again and again, for four timeouts, and each time a little longer, because a server may only be slow.
+func (b *broker) untilAnswered(ctx context.Context, ask func(context.Context) error) (err error) {
+	step := b.options.Timeout / 5
+	for wait, left := step, 4*b.options.Timeout; left > 0; wait, left = min(wait+step, 3*step), left-wait {
+		once, cancel := context.WithTimeout(ctx, wait)
+		err = ask(once)
+		leaderless := hasCode(err, server.JSClusterNotAvailErr)
+		if leaderless {
+			<-once.Done()
+		}
+		cancel()
+		if err == nil || ctx.Err() != nil || !isSilence(err) && !leaderless {
+			break
+		}
+	}
+	return err
 }
 
 // patience is how long a method waits for a connection that has just been lost: another server of the cluster is found within

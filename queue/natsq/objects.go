@@ -89,7 +89,10 @@ func (o objects) put(ctx context.Context, store jetstream.ObjectStore, name stri
 	m.Header.Set(jetstream.MsgRollup, jetstream.MsgRollupSubject)
 	m.Data = document
 	if _, err := o.broker.js.PublishMsg(ctx, m); err != nil {
-		return err // it may have been stored, with all pieces
+		if !isSilence(err) { // else it may have been stored
+			o.purge(ctx, info)
+		}
+		return err
 	}
 	if before != nil && !before.Deleted {
 		o.purge(ctx, before)
@@ -112,7 +115,7 @@ func (o objects) putPieces(ctx context.Context, info *jetstream.ObjectInfo, r io
 		}
 	}()
 	for {
-		n, readErr := io.ReadFull(r, piece)
+		n, readErr := r.Read(piece)
 		if n > 0 {
 			if len(sent) == objectAhead {
 				if err := arrive(); err != nil {
@@ -130,7 +133,7 @@ func (o objects) putPieces(ctx context.Context, info *jetstream.ObjectInfo, r io
 			info.Chunks++
 		}
 		switch {
-		case errors.Is(readErr, io.EOF), errors.Is(readErr, io.ErrUnexpectedEOF):
+		case errors.Is(readErr, io.EOF):
 			info.Digest = jetstream.GetObjectDigestValue(digest)
 			return nil
 		case readErr != nil:

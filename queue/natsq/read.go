@@ -8,7 +8,6 @@ import (
 	"sync/atomic"
 	"time"
 
-	"github.com/nats-io/nats-server/v2/server"
 	"github.com/nats-io/nats.go/jetstream"
 
 	"github.com/attune-run/attune/queue"
@@ -192,25 +191,6 @@ func (b *broker) reader(ctx context.Context, stream jetstream.Stream, config jet
 		return err
 	})
 	return consumer, err
-}
-
-// untilAnswered asks what may be asked twice. A cluster that has lost who leads it never answers, and elects another within ten seconds or
-// so: it is asked again and again, for four timeouts, and each time a little longer, because a server may only be slow.
-func (b *broker) untilAnswered(ctx context.Context, ask func(context.Context) error) (err error) {
-	step := b.options.Timeout / 5
-	for wait, left := step, 4*b.options.Timeout; left > 0; wait, left = min(wait+step, 3*step), left-wait {
-		once, cancel := context.WithTimeout(ctx, wait)
-		err = ask(once)
-		leaderless := hasCode(err, server.JSClusterNotAvailErr)
-		if leaderless {
-			<-once.Done()
-		}
-		cancel()
-		if err == nil || ctx.Err() != nil || !isSilence(err) && !leaderless {
-			break
-		}
-	}
-	return err
 }
 
 // endCatching ends the catching up of a reader who waits for messages that do not come any more: they expired, or were replaced, before

@@ -12,6 +12,7 @@ import (
 	"strings"
 	"sync/atomic"
 	"testing"
+	"testing/iotest"
 	"time"
 
 	"github.com/stretchr/testify/require"
@@ -144,10 +145,12 @@ func testObjects(t *testing.T, d Driver) {
 		require.Equal(t, "second, longer", read(t, ctx, objects, name))
 		require.Empty(t, read(t, ctx, objects, prefix+"/empty"))
 
-		broken := io.MultiReader(strings.NewReader(strings.Repeat("x", 1<<20)), brokenReader{})
-		require.ErrorIs(t, objects.Put(ctx, prefix+"/broken", broken), errBroken)
-		_, err = objects.Get(ctx, prefix+"/broken")
-		require.ErrorIs(t, err, queue.ErrNotFound, "entirely or not at all")
+		for _, cause := range []error{errBroken, io.ErrUnexpectedEOF} {
+			broken := io.MultiReader(strings.NewReader(strings.Repeat("x", 1<<20-1)), iotest.ErrReader(cause))
+			require.ErrorIs(t, objects.Put(ctx, prefix+"/broken", broken), cause)
+			_, err = objects.Get(ctx, prefix+"/broken")
+			require.ErrorIs(t, err, queue.ErrNotFound, "entirely or not at all")
+		}
 
 		require.Equal(t, map[string]int64{name: 14, prefix + "/empty": 0}, list(t, ctx, objects, prefix))
 		require.NoError(t, objects.Delete(ctx, name))
@@ -159,10 +162,6 @@ func testObjects(t *testing.T, d Driver) {
 }
 
 var errBroken = errors.New("broken")
-
-type brokenReader struct{}
-
-func (brokenReader) Read([]byte) (int, error) { return 0, errBroken }
 
 func read(t *testing.T, ctx context.Context, objects queue.Objects, name string) string {
 	t.Helper()
